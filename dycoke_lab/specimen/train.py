@@ -1,0 +1,202 @@
+"""Train a specimen from nothing: `python -m dycoke_lab specimen train --seed N`.
+
+Each video carries several questions at once. They share the video's tokens and do not see each other, so
+the loss is the one of separate prompts at a fraction of their cost. Nothing is ever merged, dropped or
+masked: DyCoke is training-free, and the evidence for it must be so too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import LlavaOnevisionForConditionalGeneration
+
+from dycoke_lab.specimen import language as lang
+from dycoke_lab.specimen.attention import register
+from dycoke_lab.specimen.build import build_model
+from dycoke_lab.specimen.world import (
+    CADENCE,
+    COLOUR_NAMES,
+    GRID,
+    SHAPE_NAMES,
+    Videos,
+    make_videos,
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run; a seed with these always sees the same videos."""
+
+    seed: int = 0
+    steps: int = 4800
+    batch: int = 16  # videos a step; twice as many in the first stage
+    threads: int = 0  # 0: torch's choice
+    device: str = "auto"
+    muon_lr: float = 4e-3
+    adam_lr: float = 1.5e-3
+    warmup: int = 100
+    pass_mark: float = 0.9  # running word accuracy at which the curriculum moves on
+    patience: int = 1200  # steps after which it moves on all the same
+
+
+# Numbers of scenes drawn from, stage by stage; the last one favours long videos, which are learned last.
+STAGES: tuple[tuple[int, ...], ...] = ((1,), (2,), (3,), (2, 3, 4, 4, 5, 5))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Token ids (batch, length) of prompt and suffix; targets (batch, suffix), -100 where nothing is asked;
+    positions (1, length) and mask (1, 1, length, length), shared by the batch; how long the suffix is."""
+
+    ids: Tensor
+    targets: Tensor
+    positions: Tensor
+    mask: Tensor
+    describe: slice
+
+
+def pack(videos: Videos, generator: torch.Generator) -> Packed:
+    """One prompt with the video, then a describe, a scene and a compare question that do not see each other."""
+    count, scenes = videos.colour.shape
+    pick = torch.stack([torch.randperm(scenes, generator=generator) for _ in range(2)])
+    asked = [int(pick[0, 0]), int(pick[0, -1]), int(pick[1, 0]), int(pick[1, -1])]
+    rows = []
+    for colours, shapes in zip(videos.colour.tolist(), videos.shape.tolist(), strict=True):
+        actors = [(COLOUR_NAMES[c], SHAPE_NAMES[s]) for c, s in zip(colours, shapes, strict=True)]
+        a, b, c, d = asked
+        turns = [
+            (lang.describe_question(scenes), lang.describe_answer(actors)),
+            (lang.scene_question(a, scenes), lang.scene_answer(actors[a])),
+            (lang.scene_question(b, scenes), lang.scene_answer(actors[b])),
+            (lang.compare_question(c, d, scenes), lang.compare_answer(actors[c], actors[d])),
+        ]
+        rows.append([([lang.ID[w] for w in (*q.split(), "<|assistant|>")], lang.encode(f"{r} <|end|>")) for q, r in turns])
+    shared = [lang.ID["<|user|>"]] + [lang.ID["<video>"]] * (scenes * CADENCE * GRID**2 + 1)
+    n = len(shared)
+    ids = torch.tensor([[*shared, *(t for q, r in row for t in (*q, *r))] for row in rows])
+    targets = torch.tensor([[t for q, r in row for t in (*[-100] * (len(q) - 1), *r, -100)] for row in rows])
+    length = ids.shape[1]
+    mask = torch.full((length, length), -1e4, dtype=torch.bfloat16).triu(1)
+    positions, start = torch.arange(length), n
+    for q, r in rows[0]:
+        end = start + len(q) + len(r)
+        mask[start:end, n:start] = -1e4
+        positions[start:end] = torch.arange(n, n + end - start)
+        start = end
+    first = len(rows[0][0][0]) - 1
+    return Packed(ids, targets, positions[None], mask[None, None], slice(first, first + len(rows[0][0][1])))
+
+
+def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the two stacks of layers, AdamW for the rest."""
+    inner, rest = [], []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim == 2 and ".layers." in name
+        (inner if matrix else rest).append(parameter)
+    adam = torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    return [adam, torch.optim.Muon(inner, lr=config.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")]
+
+
+class Trainer:
+    """One run, resumable: `folder` holds a checkpoint that is replaced atomically and a log that only grows."""
+
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
+        self.device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
+        self.device = "cpu" if self.device == "auto" else self.device
+        torch.manual_seed(config.seed)
+        self.model = build_model().to(self.device)
+        self.model.set_attn_implementation(register())
+        self.optimizers = optimizers(self.model, config)
+        self.rates = [o.param_groups[0]["lr"] for o in self.optimizers]
+        self.step, self.stage, self.since, self.words, self.seconds = 0, 0, 0, 0.0, 0.0
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "checkpoint.pt").exists():
+            self._load()
+
+    def run(self, progress: bool = True) -> LlavaOnevisionForConditionalGeneration:
+        """Train to the end; on Ctrl-C or a kill, the next run goes on where the last checkpoint stands."""
+        bar = tqdm(total=self.config.steps, initial=self.step, desc=f"seed {self.config.seed}", disable=not progress)
+        try:
+            while self.step < self.config.steps:
+                start = time.monotonic()
+                record = self._train_step()
+                self.seconds += time.monotonic() - start
+                bar.update()
+                bar.set_postfix(scenes=record["scenes"], loss=f"{record['loss']:.3f}", words=f"{self.words:.3f}")
+                if self.step % 20 == 0:
+                    with (self.folder / "log.jsonl").open("a") as log:
+                        log.write(json.dumps({**record, "minutes": round(self.seconds / 60, 2)}) + "\n")
+                if self.step % 200 == 0:
+                    self._save()
+        finally:
+            bar.close()
+            self._save()
+        return self.model
+
+    def _train_step(self) -> dict[str, float]:
+        config = self.config
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
+        choices = STAGES[self.stage]
+        scenes = choices[int(torch.randint(len(choices), (1,), generator=generator))]
+        videos = make_videos(config.batch * (2 if self.stage == 0 else 1), scenes, generator)
+        packed = pack(videos, generator)
+        targets = packed.targets.to(self.device)
+        decay = 0.5 + 0.5 * math.cos(math.pi * self.step / config.steps)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * (min(1, (self.step + 1) / config.warmup) * decay + 0.01)
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            logits = self.model(
+                input_ids=packed.ids.to(self.device), pixel_values_videos=videos.pixels.to(self.device) * 2 - 1,
+                attention_mask=packed.mask.to(self.device), position_ids=packed.positions.to(self.device),
+                logits_to_keep=targets.shape[1], use_cache=False,
+            ).logits.float()  # fmt: skip
+        loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        right = (logits.argmax(-1) == targets)[:, packed.describe].view(len(videos), scenes, 3)[..., :2]
+        words = right.float().mean().item()
+        self.words = words if self.since == 0 else 0.95 * self.words + 0.05 * words
+        self.since += 1
+        self.step += 1
+        record = {"step": self.step, "scenes": scenes, "loss": loss.item(), "words": words, "running": self.words}
+        moved_on = self.words > config.pass_mark and self.since > 60 or self.since > config.patience
+        if moved_on and self.stage < len(STAGES) - 1:
+            self.stage, self.since = self.stage + 1, 0
+        return record
+
+    def _save(self) -> None:
+        state = {
+            "config": asdict(self.config), "model": self.model.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+            "progress": (self.step, self.stage, self.since, self.words, self.seconds),
+        }  # fmt: skip
+        torch.save(state, self.folder / "checkpoint.tmp")
+        os.replace(self.folder / "checkpoint.tmp", self.folder / "checkpoint.pt")
+
+    def _load(self) -> None:
+        state = torch.load(self.folder / "checkpoint.pt", map_location=self.device)
+        saved, wanted = state["config"], asdict(self.config)
+        changed = {k: (saved[k], wanted[k]) for k in wanted if k not in ("threads", "device") and saved[k] != wanted[k]}
+        if changed:
+            raise ValueError(
+                f"{self.folder} holds a run with other settings {changed} (saved, wanted): "
+                "choose another folder with --out, or delete this one"
+            )
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved_state in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved_state)
+        self.step, self.stage, self.since, self.words, self.seconds = state["progress"]

@@ -1,0 +1,71 @@
+"""The only place where defaults live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from dycoke_lab.methods.base import Method
+
+
+@dataclass(frozen=True)
+class DyCokeConfig:
+    """What to merge and what to prune (paper, section 3).
+
+    merge_ratio: K, the share of tokens removed from the later frames of each window; 0 merges nothing.
+    merge_threshold: instead of K, remove every token at least this similar (cosine) to its reference.
+    window: frames a window, from 2; the paper's is 4.
+    merge: "drop" removes tokens (the paper); "average" folds them into the token they repeat.
+    positions: "original" keeps the rotary position of each retained token; "repacked" renumbers them.
+    score_layer: L, from 1. Decoder layers with index >= L are pruned, by the attention of layer L - 1.
+    prune_ratio: P, the share of the remaining visual tokens that wait at each step; 0 prunes nothing.
+    gate: a step selects anew only if the cosine between its attention and the step before is below this;
+        above 1 selects at every step.
+    method: a name from `dycoke_lab.METHODS`, or a Method object.
+    """
+
+    merge_ratio: float = 0.7
+    merge_threshold: float | None = None
+    window: int = 4
+    merge: Literal["drop", "average"] = "drop"
+    positions: Literal["original", "repacked"] = "original"
+    score_layer: int = 3
+    prune_ratio: float = 0.7
+    gate: float = 0.9
+    method: str | Method = "dynamic"
+
+    def __post_init__(self) -> None:
+        from dycoke_lab.methods import METHODS
+
+        check_merge(self.merge_ratio, self.merge_threshold, self.window, self.merge)
+        if not 0 <= self.prune_ratio < 1:
+            raise ValueError(f"prune_ratio={self.prune_ratio} must be at least 0 and below 1: the share that waits")
+        if not isinstance(self.score_layer, int) or self.score_layer < 1:
+            raise ValueError(f"score_layer={self.score_layer} must be a whole number from 1: layer 0 is never pruned")
+        if not -1 <= self.gate <= 2:
+            raise ValueError(f"gate={self.gate} must lie between -1 (never reselect) and 2 (always reselect)")
+        if self.positions not in ("original", "repacked"):
+            raise ValueError(f"positions={self.positions!r} must be 'original' or 'repacked'")
+        if isinstance(self.method, str) and self.method not in METHODS:
+            raise ValueError(f"method={self.method!r} must be one of {', '.join(METHODS)}, or a Method object")
+
+    @property
+    def retained(self) -> float:
+        """Share of visual tokens that the pruned layers attend to in the end, by the paper's formula for a
+        merge ratio: (1 - K (window - 1) / window) (1 - P). With a threshold it depends on the video: ValueError."""
+        if self.merge_threshold is not None:
+            raise ValueError("merge_threshold keeps another share of each video: read it off what temporal_merge returns")
+        return (1 - self.merge_ratio * (self.window - 1) / self.window) * (1 - self.prune_ratio)
+
+
+def check_merge(ratio: float | None, threshold: float | None, window: int, merge: str) -> None:
+    """Raise ValueError, naming the argument, for settings that temporal merging cannot run with."""
+    if threshold is None and (ratio is None or not 0 <= ratio <= 1):
+        raise ValueError(f"merge_ratio={ratio} must lie between 0 (merge nothing) and 1, or give threshold instead")
+    if threshold is not None and not -1 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold} is a cosine similarity: it must lie between -1 and 1")
+    if not isinstance(window, int) or window < 2:
+        raise ValueError(f"window={window} must be a whole number of frames from 2")
+    if merge not in ("drop", "average"):
+        raise ValueError(f"merge={merge!r} must be 'drop' or 'average'")

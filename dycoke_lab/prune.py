@@ -1,0 +1,46 @@
+"""What to keep at a step: pure functions on attention scores."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def keep_counts(available: Bool[Tensor, "batch visual"], prune_ratio: float) -> Int[Tensor, " batch"]:
+    """How many visual tokens each sample retains: (1 - prune_ratio) of those available, to the nearest, at least 1."""
+    return ((1 - prune_ratio) * available.sum(1) + 0.5 + 1e-9).long().clamp(min=1)
+
+
+def top(
+    scores: Float[Tensor, "batch visual"], available: Bool[Tensor, "batch visual"], counts: Int[Tensor, " batch"]
+) -> Bool[Tensor, "batch visual"]:
+    """The `counts` available tokens with the highest scores; of equal scores the earlier token wins."""
+    order = scores.masked_fill(~available, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank = torch.arange(scores.shape[1], device=scores.device)
+    return torch.zeros_like(available).scatter(1, order, rank < counts[:, None])
+
+
+def moved(
+    scores: Float[Tensor, "batch visual"], before: Float[Tensor, "batch visual"], gate: float
+) -> Bool[Tensor, " batch"]:
+    """Whether a sample's attention has moved: the cosine between adjacent steps' attention is below `gate`."""
+    return F.cosine_similarity(scores.float(), before.float(), dim=1) < gate
+
+
+def last_query_attention(
+    query: Float[Tensor, "batch heads length dim"],
+    key: Float[Tensor, "batch kv_heads keys dim"],
+    mask: Tensor | None,
+    scaling: float,
+) -> Float[Tensor, "batch heads keys"]:
+    """The attention of the last query over all keys, in float32: one row, never the square."""
+    batch, heads, _, dim = query.shape
+    kv_heads = key.shape[1]
+    row = query[:, :, -1].float().view(batch, kv_heads, heads // kv_heads, dim) * scaling
+    logits = (row @ key.float().transpose(-1, -2)).view(batch, heads, -1)
+    if mask is not None:
+        last = mask[:, :, -1, : key.shape[2]]
+        logits = logits.masked_fill(~last, -torch.inf) if last.dtype == torch.bool else logits + last.float()
+    return logits.softmax(-1)

@@ -1,0 +1,24 @@
+"""Selection methods, one registry: DyCoke's parts, one-shot baselines, controls, and an oracle."""
+
+from dycoke_lab.methods.base import Method, Step
+from dycoke_lab.methods.controls import KeepFirst, Random, Uniform
+from dycoke_lab.methods.dynamic import Dynamic
+from dycoke_lab.methods.fastv import FastV
+from dycoke_lab.methods.first_step import FirstStep
+from dycoke_lab.methods.last_query import LastQuery
+from dycoke_lab.methods.oracle import Oracle
+from dycoke_lab.methods.reference import ReferenceCode
+
+METHODS: dict[str, type[Method]] = {
+    "dynamic": Dynamic,
+    "first_step": FirstStep,
+    "reference_code": ReferenceCode,
+    "last_query": LastQuery,
+    "fastv": FastV,
+    "random": Random,
+    "uniform": Uniform,
+    "keep_first": KeepFirst,
+    "oracle": Oracle,
+}
+
+__all__ = [*(cls.__name__ for cls in METHODS.values()), "METHODS", "Method", "Step"]

@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from dycoke_lab.specimen.world import COLOUR_NAMES, SHAPE_NAMES
+from dycoke_lab.specimen.world import COLOUR_NAMES
 
 NUMBERS = ("one", "two", "three", "four", "five")
+PLACES = ("first", "second", "third", "fourth")
 SPECIAL = ("<pad>", "<unk>", "<|end|>", "<|user|>", "<|assistant|>", "<image>", "<video>")
 WORDS = (
     *SPECIAL,
     *COLOUR_NAMES,
-    *SHAPE_NAMES,
-    *NUMBERS,
+    *("zero", *NUMBERS),
+    *PLACES,
     *("describe", "the", "scene", "scenes", "what", "is", "in", "of", "compare", "and"),
-    *(",", "?", "share", "colour", "shape", "both", "nothing"),
+    *(",", "?", "share"),
 )
-ID = {word: index for index, word in enumerate(dict.fromkeys(WORDS))}
-Actor = tuple[str, str]
+ID = {word: index for index, word in enumerate(WORDS)}
+Scene = list[str]  # the colours of its four actors, in reading order
 
 
 def describe_question(scenes: int) -> str:
     return f"describe the {NUMBERS[scenes - 1]} scenes"
 
 
-def describe_answer(actors: list[Actor]) -> str:
-    return " , ".join(f"{colour} {shape}" for colour, shape in actors)
+def describe_answer(shown: list[Scene]) -> str:
+    return " , ".join(" ".join(scene) for scene in shown)
 
 
-def scene_question(scene: int, scenes: int) -> str:
-    """`scene` counts from 0."""
-    return f"what is in scene {NUMBERS[scene]} of {NUMBERS[scenes - 1]} ?"
+def actor_question(actor: int, scene: int, scenes: int) -> str:
+    """One word about one scene. `actor` and `scene` count from 0."""
+    return f"what is {PLACES[actor]} in scene {NUMBERS[scene]} of {NUMBERS[scenes - 1]} ?"
 
 
-def scene_answer(actor: Actor) -> str:
-    return " ".join(actor)
+def actor_answer(shown: list[Scene], actor: int, scene: int) -> str:
+    return shown[scene][actor]
 
 
 def compare_question(first: int, second: int, scenes: int) -> str:
@@ -40,11 +41,11 @@ def compare_question(first: int, second: int, scenes: int) -> str:
     return f"compare scenes {NUMBERS[first]} and {NUMBERS[second]} of {NUMBERS[scenes - 1]}"
 
 
-def compare_answer(first: Actor, second: Actor) -> str:
-    """Names both actors, then says what they share: the verdict needs both scenes."""
-    colour, shape = first[0] == second[0], first[1] == second[1]
-    verdict = "both" if colour and shape else "colour" if colour else "shape" if shape else "nothing"
-    return f"{first[0]} {first[1]} , {second[0]} {second[1]} share {verdict}"
+def compare_answer(shown: list[Scene], first: int, second: int) -> str:
+    """Names both scenes' actors, then how many kept their colour: the verdict needs both scenes."""
+    a, b = shown[first], shown[second]
+    same = sum(x == y for x, y in zip(a, b, strict=True))
+    return f"{' '.join(a)} , {' '.join(b)} share {('zero', *NUMBERS)[same]}"
 
 
 def encode(text: str) -> list[int]:

@@ -23,14 +23,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from dycoke_lab.specimen import language as lang
 from dycoke_lab.specimen.attention import register
 from dycoke_lab.specimen.build import build_model
-from dycoke_lab.specimen.world import (
-    CADENCE,
-    COLOUR_NAMES,
-    GRID,
-    SHAPE_NAMES,
-    Videos,
-    make_videos,
-)
+from dycoke_lab.specimen.world import ACTORS, CADENCE, COLOUR_NAMES, GRID, Videos, make_videos
 
 
 @dataclass(frozen=True)
@@ -66,19 +59,20 @@ class Packed:
 
 
 def pack(videos: Videos, generator: torch.Generator) -> Packed:
-    """One prompt with the video, then a describe, a scene and a compare question that do not see each other."""
-    count, scenes = videos.colour.shape
+    """One prompt with the video, then four questions that do not see each other: describe, two about one
+    actor, compare."""
+    scenes = videos.scenes
     pick = torch.stack([torch.randperm(scenes, generator=generator) for _ in range(2)])
-    asked = [int(pick[0, 0]), int(pick[0, -1]), int(pick[1, 0]), int(pick[1, -1])]
+    a, b, c, d = int(pick[0, 0]), int(pick[0, -1]), int(pick[1, 0]), int(pick[1, -1])
+    i, j = torch.randperm(ACTORS, generator=generator)[:2].tolist()
     rows = []
-    for colours, shapes in zip(videos.colour.tolist(), videos.shape.tolist(), strict=True):
-        actors = [(COLOUR_NAMES[c], SHAPE_NAMES[s]) for c, s in zip(colours, shapes, strict=True)]
-        a, b, c, d = asked
+    for colours in videos.colour.tolist():
+        shown = [[COLOUR_NAMES[x] for x in scene] for scene in colours]
         turns = [
-            (lang.describe_question(scenes), lang.describe_answer(actors)),
-            (lang.scene_question(a, scenes), lang.scene_answer(actors[a])),
-            (lang.scene_question(b, scenes), lang.scene_answer(actors[b])),
-            (lang.compare_question(c, d, scenes), lang.compare_answer(actors[c], actors[d])),
+            (lang.describe_question(scenes), lang.describe_answer(shown)),
+            (lang.actor_question(i, a, scenes), lang.actor_answer(shown, i, a)),
+            (lang.actor_question(j, b, scenes), lang.actor_answer(shown, j, b)),
+            (lang.compare_question(c, d, scenes), lang.compare_answer(shown, c, d)),
         ]
         rows.append([([lang.ID[w] for w in (*q.split(), "<|assistant|>")], lang.encode(f"{r} <|end|>")) for q, r in turns])
     shared = [lang.ID["<|user|>"]] + [lang.ID["<video>"]] * (scenes * CADENCE * GRID**2 + 1)
@@ -167,7 +161,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        right = (logits.argmax(-1) == targets)[:, packed.describe].view(len(videos), scenes, 3)[..., :2]
+        right = (logits.argmax(-1) == targets)[:, packed.describe].view(len(videos), scenes, ACTORS + 1)[..., :ACTORS]
         words = right.float().mean().item()
         self.words = words if self.since == 0 else 0.95 * self.words + 0.05 * words
         self.since += 1
@@ -200,3 +194,7 @@ class Trainer:
         for optimizer, saved_state in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved_state)
         self.step, self.stage, self.since, self.words, self.seconds = state["progress"]
+        log = self.folder / "log.jsonl"
+        if log.exists():  # a kill can leave lines of steps that will be made again
+            lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
+            log.write_text("".join(line + "\n" for line in lines))

@@ -1,12 +1,12 @@
 """The synthetic videos that the specimen watches, with the truth of every frame.
 
 A video is a sequence of scenes, each about four frames long, cut at a jittered frame. A still, noisy
-background stays for the whole video; in each scene one actor (a colour and a shape) moves across it.
-Frames are 32 x 32 pixels; the specimen sees a frame as 4 x 4 visual tokens of 8 x 8 pixels, and the actor
-fills one of them.
+background stays for the whole video. Four actors stand in it, one in each quarter of the picture, and
+fidget by a pixel or two; with every cut each of them takes on a new colour and a new shape. Frames are
+32 x 32 pixels; the specimen sees a frame as 4 x 4 visual tokens of 8 x 8 pixels, and an actor fills one.
 
-The world was chosen so that there is something to see: what the answer needs next lies in another scene
-than what it needed last, and nothing but the video says which.
+The world was chosen so that there is something to see: every word of the answer needs another place of
+the video, in another scene than the word before, and nothing but the video says what it is.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor
 
 SIZE = 32  # pixels a side
 GRID = 4  # visual tokens a side
-SPRITE = 8  # pixels a side of an actor
-STEP = 8  # actors stand and move on a lattice of this many pixels
+CELL = SIZE // GRID  # pixels a side of a visual token
+ACTORS = 4  # one a quarter, in reading order
+SPRITE = 6  # pixels a side of an actor
 CADENCE = 4  # frames a scene, before the cuts are jittered
 JITTER = 1  # frames by which a cut may move either way
 SCENES = (2, 3, 4, 5)  # numbers of scenes a video may have
@@ -32,31 +33,28 @@ COLOURS = {
     "magenta": (0.9, 0.2, 0.9),
     "cyan": (0.1, 0.9, 0.9),
 }
-SHAPES = {
-    "square": ("########",) * 8,
-    "stripes": ("########", "########", "........", "........") * 2,
-    "plus": ("...##...",) * 3 + ("########",) * 2 + ("...##...",) * 3,
-    "triangle": tuple("#" * (n + 1) + "." * (7 - n) for n in range(8)),
-    "cross": ("##....##", "###..###", ".######.", "..####..", "..####..", ".######.", "###..###", "##....##"),
-    "frame": ("########",) * 2 + ("##....##",) * 4 + ("########",) * 2,
-}
-COLOUR_NAMES, SHAPE_NAMES = tuple(COLOURS), tuple(SHAPES)
+COLOUR_NAMES = tuple(COLOURS)
+SHAPES = (
+    ("######",) * 6,
+    ("..##..",) * 2 + ("######",) * 2 + ("..##..",) * 2,
+    ("######", "#....#", "#....#", "#....#", "#....#", "######"),
+    tuple("#" * (n + 1) + "." * (5 - n) for n in range(6)),
+)
 
 
 @dataclass(frozen=True)
 class Videos:
     """A batch of videos that have the same number of scenes, with their truth.
 
-    pixels: (videos, frames, 3, 32, 32), 0 to 1. colour, shape: (videos, scenes), indices into
-    COLOUR_NAMES and SHAPE_NAMES. scene: (videos, frames), which scene each frame shows.
-    shown: (videos, frames, 4, 4), True where a visual token's pixels touch the actor.
+    pixels: (videos, frames, 3, 32, 32), 0 to 1. colour: (videos, scenes, 4), indices into COLOUR_NAMES of
+    the actors top left, top right, bottom left, bottom right. scene: (videos, frames), which scene each frame
+    shows. actor: (videos, 16), which actor a visual token of every frame shows, -1 for none.
     """
 
     pixels: Tensor
     colour: Tensor
-    shape: Tensor
     scene: Tensor
-    shown: Tensor
+    actor: Tensor
 
     @property
     def scenes(self) -> int:
@@ -66,7 +64,7 @@ class Videos:
         return self.pixels.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> Videos:
-        return Videos(*(x[index] for x in (self.pixels, self.colour, self.shape, self.scene, self.shown)))
+        return Videos(self.pixels[index], self.colour[index], self.scene[index], self.actor[index])
 
 
 def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
@@ -80,35 +78,32 @@ def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
     frames = scenes * CADENCE
     start = torch.arange(scenes) * CADENCE + integers(-JITTER, JITTER + 1, count, scenes)
     start[:, 0] = 0
-    time = torch.arange(frames)
-    scene = (time[None, :, None] >= start[:, None, 1:]).sum(-1)
-    since = time[None] - start.gather(1, scene)
+    scene = (torch.arange(frames)[None, :, None] >= start[:, None, 1:]).sum(-1)
+    colour = integers(0, len(COLOURS), count, scenes, ACTORS)
+    shape = integers(0, len(SHAPES), count, scenes, ACTORS)
 
-    colour, shape = integers(0, len(COLOURS), count, scenes), integers(0, len(SHAPES), count, scenes)
-    corner = _bounce(
-        integers(0, (SIZE - SPRITE) // STEP + 1, count, scenes, 2), integers(-1, 2, count, scenes, 2), scene, since
-    )
-    masks = torch.tensor([[[c == "#" for c in row] for row in SHAPES[name]] for name in SHAPE_NAMES]).float()
+    quarter = torch.tensor([[0, 0], [0, 2], [2, 0], [2, 2]])
+    stand = quarter + integers(0, 2, count, ACTORS, 2)  # row and column of the cell
+    corner = (stand * CELL)[:, None] + integers(0, CELL - SPRITE + 1, count, frames, ACTORS, 2)
     offset = torch.arange(SPRITE)
     index = (corner[..., 0, None, None] + offset[:, None]) * SIZE + corner[..., 1, None, None] + offset
-    mask = torch.zeros(count, frames, SIZE * SIZE)
-    mask.scatter_(2, index.flatten(2), masks[shape.gather(1, scene)].flatten(2))
-    mask = mask.view(count, frames, 1, SIZE, SIZE)
+    index = index.flatten(2)  # pixel numbers, (videos, frames, actors * 36)
+
+    def per_frame(x: Tensor) -> Tensor:
+        return x.gather(1, scene[..., None].expand(-1, -1, ACTORS))
+
+    sprites = torch.tensor([[[c == "#" for c in row] for row in rows] for rows in SHAPES]).float()
+    mask = torch.zeros(count, frames, SIZE * SIZE).scatter_(2, index, sprites[per_frame(shape)].flatten(2))
+    paint = torch.tensor(list(COLOURS.values()))[per_frame(colour)]  # (videos, frames, actors, 3)
+    paint = paint.repeat_interleave(SPRITE**2, 2)
+    image = torch.zeros(count, frames, SIZE * SIZE, 3).scatter_(2, index[..., None].expand(-1, -1, -1, 3), paint)
+    image = image.view(count, frames, SIZE, SIZE, 3).permute(0, 1, 4, 2, 3)
 
     back = torch.rand(count, 1, 3, 8, 8, generator=generator) * 0.5
     back = back.repeat_interleave(SIZE // 8, 3).repeat_interleave(SIZE // 8, 4)
     pixels = back + 0.015 * torch.randn(count, frames, 3, SIZE, SIZE, generator=generator)
-    paint = torch.tensor([COLOURS[name] for name in COLOUR_NAMES])[colour.gather(1, scene)]
-    pixels = torch.lerp(pixels, paint[..., None, None], mask).clamp_(0, 1)
+    pixels = torch.lerp(pixels, image, mask.view(count, frames, 1, SIZE, SIZE)).clamp_(0, 1)
 
-    side = SIZE // GRID
-    shown = mask.view(count, frames, GRID, side, GRID, side).amax((3, 5)) > 0
-    return Videos(pixels, colour, shape, scene, shown)
-
-
-def _bounce(first: Tensor, step: Tensor, scene: Tensor, since: Tensor) -> Tensor:
-    """Corner (videos, frames, 2) in pixels of an actor that walks the lattice and turns round at the edges."""
-    pick = scene[..., None].expand(-1, -1, 2)
-    last = (SIZE - SPRITE) // STEP
-    at = first.gather(1, pick) + step.gather(1, pick) * since[..., None]
-    return (last - (last - at % (2 * last)).abs()) * STEP
+    numbers = torch.arange(ACTORS).expand(count, -1)
+    actor = torch.full((count, GRID**2), -1).scatter_(1, stand[..., 0] * GRID + stand[..., 1], numbers)
+    return Videos(pixels, colour, scene, actor)

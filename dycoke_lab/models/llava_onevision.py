@@ -22,21 +22,22 @@ def find_visual_tokens(model: nn.Module, inputs: dict[str, Any]) -> VisualLayout
 
     Raises ValueError when a sample does not hold exactly one video.
     """
-    pixels: Tensor | None = inputs.get("pixel_values_videos")
     ids: Tensor | None = inputs.get("input_ids")
-    if pixels is None or ids is None:
+    encoded = (inputs.get("mm_encoder_outputs") or {}).get("video")  # generate encodes the video beforehand
+    videos = inputs.get("pixel_values_videos") if encoded is None else encoded.pooler_output
+    if ids is None or videos is None:
         return None
     config: Any = model.config
     vision = config.vision_config
     side = math.ceil(vision.image_size // vision.patch_size / 2)
-    frames = pixels.shape[1]
-    expected = frames * side**2 + 1
     at = ids == config.video_token_id
     counts = at.sum(1).tolist()
-    if any(count != expected for count in counts) or len(pixels) != len(ids):
+    frames = (counts[0] - 1) // side**2
+    expected = frames * side**2 + 1
+    if any(count != expected for count in counts) or len(videos) != len(ids) or frames < 1:
         raise ValueError(
-            f"input_ids holds {counts} video tokens per sample for {len(pixels)} videos of {frames} frames: "
-            f"exactly one video per sample is supported, {expected} tokens each. Run other prompts one by one"
+            f"input_ids holds {counts} video tokens in its samples, for {len(videos)} videos: exactly one video a sample, "
+            f"all of one length (frames * {side**2} + 1 tokens), is supported. Run other prompts one by one"
         )
     columns = at.int().argsort(dim=1, descending=True, stable=True)[:, : expected - 1]
-    return VisualLayout(columns, frames, side, side, ids.shape[1])
+    return VisualLayout(columns, frames, side, side, at.shape[1])

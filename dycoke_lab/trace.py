@@ -1,0 +1,107 @@
+"""What was captured: attention over visual tokens with named axes, to look at, to keep, and to compare."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+HEAD_MEAN = "mean"
+
+
+@dataclass
+class Trace:
+    """One generation's attention over its visual tokens.
+
+    attention: per step, (layers, heads, batch, visual): probabilities over all keys, so a row's sum is the share
+    that the video gets; heads is 1 if their mean was captured. attended: per step, (layers, batch, visual), False
+    where the token was merged away, waiting or evicted. A visual token's number is (frame * rows + row) * cols + col.
+    words: per sample the words written, step by step, if given.
+    """
+
+    frames: int = 0
+    rows: int = 0
+    cols: int = 0
+    attention: list[Tensor] = field(default_factory=list)
+    attended: list[Tensor] = field(default_factory=list)
+    words: list[list[str]] | None = None
+
+    def start(self, frames: int, rows: int, cols: int) -> None:
+        """Forget what was captured; the next steps have this layout."""
+        self.frames, self.rows, self.cols = frames, rows, cols
+        self.attention, self.attended, self.words = [], [], None
+
+    def __len__(self) -> int:
+        return len(self.attention)
+
+    def stack(self, layer: int, sample: int = 0) -> Tensor:
+        """(steps, visual) attention of one layer and sample, mean over the heads captured."""
+        self._need_steps()
+        return torch.stack([step[layer, :, sample].mean(0) for step in self.attention])
+
+    def kept(self, layer: int, sample: int = 0) -> Tensor:
+        """(steps, visual) which tokens that layer could attend to."""
+        self._need_steps()
+        return torch.stack([step[layer, sample] for step in self.attended])
+
+    def per_frame(self, layer: int, sample: int = 0) -> Tensor:
+        """(steps, frames): the share of the attention that each frame gets."""
+        return self.stack(layer, sample).unflatten(1, (self.frames, -1)).sum(2)
+
+    def future(self, layer: int) -> Tensor:
+        """(batch, visual): what all decoding steps after the prompt's last token pay each visual token, for Oracle."""
+        self._need_steps()
+        return torch.stack([step[layer].mean(0) for step in self.attention[1:]]).sum(0)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Tidy: one row per sample, step, layer, head, frame, row and col, with `attention` and `attended`."""
+        self._need_steps()
+        values = torch.stack(self.attention).cpu().numpy()  # steps, layers, heads, batch, visual
+        kept = np.broadcast_to(torch.stack(self.attended).cpu().numpy()[:, :, None], values.shape)
+        steps, layers, heads, batch, _ = values.shape
+        index = pd.MultiIndex.from_product(
+            [range(n) for n in (steps, layers, heads, batch, self.frames, self.rows, self.cols)],
+            names=["step", "layer", "head", "sample", "frame", "row", "col"],
+        )
+        frame = pd.DataFrame({"attention": values.ravel(), "attended": kept.ravel()}, index=index).reset_index()
+        if heads == 1:
+            frame["head"] = HEAD_MEAN
+        if self.words is not None:
+            names = {(s, t): word for s, line in enumerate(self.words) for t, word in enumerate(line)}
+            frame["word"] = [names.get(key) for key in zip(frame["sample"], frame["step"], strict=True)]
+        return frame
+
+    def save(self, path: str | Path) -> None:
+        """Write `path`.safetensors and, beside it, `path`.json with the names of the axes."""
+        self._need_steps()
+        path = Path(path)
+        save_file(
+            {"attention": torch.stack(self.attention), "attended": torch.stack(self.attended)},
+            path.with_suffix(".safetensors"),
+        )
+        about = {
+            "axes": {"attention": ["step", "layer", "head", "sample", "visual"], "attended": ["step", "layer", "sample", "visual"]},
+            "visual": {"frames": self.frames, "rows": self.rows, "cols": self.cols, "order": "frame, row, col"},
+            "words": self.words,
+        }  # fmt: skip
+        path.with_suffix(".json").write_text(json.dumps(about, indent=1))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read what `save` wrote. Raises FileNotFoundError if either file is missing."""
+        path = Path(path)
+        tensors, about = load_file(path.with_suffix(".safetensors")), json.loads(path.with_suffix(".json").read_text())
+        grid = about["visual"]
+        return cls(
+            grid["frames"], grid["rows"], grid["cols"], list(tensors["attention"]), list(tensors["attended"]), about["words"]
+        )
+
+    def _need_steps(self) -> None:
+        if not self.attention:
+            raise ValueError("the trace is empty: call model.generate(...) with a video inside `with capture_attention(...)`")

@@ -172,10 +172,14 @@ class Generation:
 
     def mask(self, call: Call) -> Tensor | None:
         """The columns of a layer's mask that its shortened cache still has."""
-        if call.mask is None or call.query.shape[2] != 1 or not self.shortened(call):
+        if call.query.shape[2] != 1 or not self.shortened(call):
             return call.mask
         index, real = self.active  # type: ignore[misc]
+        if call.mask is None and real is None:
+            return None
         later = call.key.shape[2] - index.shape[1]
+        if call.mask is None:  # samples differ in what they keep, where so far none needed a mask
+            return torch.cat([real, real.new_ones(len(real), later)], 1)[:, None, None]  # type: ignore[union-attr]
         prompt = call.mask[..., : self.length].expand(len(index), -1, -1, -1).gather(3, index[:, None, None])
         if real is not None:
             hidden = False if prompt.dtype == torch.bool else torch.finfo(prompt.dtype).min

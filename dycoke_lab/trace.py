@@ -54,10 +54,11 @@ class Trace:
         """(steps, frames): the share of the attention that each frame gets."""
         return self.stack(layer, sample).unflatten(1, (self.frames, -1)).sum(2)
 
-    def future(self, layer: int) -> Tensor:
-        """(batch, visual): what all decoding steps after the prompt's last token pay each visual token, for Oracle."""
+    def future(self, first_layer: int) -> Tensor:
+        """(batch, visual): what the steps after the prompt's last token pay each visual token, summed over steps,
+        mean over the layers from `first_layer` on; for `Oracle`."""
         self._need_steps()
-        return torch.stack([step[layer].mean(0) for step in self.attention[1:]]).sum(0)
+        return torch.stack([step[first_layer:].mean((0, 1)) for step in self.attention[1:]]).sum(0)
 
     def to_frame(self) -> pd.DataFrame:
         """Tidy: one row per sample, step, layer, head, frame, row and col, with `attention` and `attended`."""

@@ -1,0 +1,51 @@
+"""Where a result comes from: commit, command, versions, hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "transformers", "torchvision", "numpy", "pandas", "scikit-learn", "seaborn", "av")
+
+
+def provenance() -> dict[str, Any]:
+    """What a result file says about how it was made. `commit` ends in "-dirty" with uncommitted changes."""
+    return {
+        "command": "python -m dycoke_lab " + shlex.join(sys.argv[1:]),
+        "commit": _commit(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "gpu": _gpu(), "threads": torch.get_num_threads()},
+    }
+
+
+def _commit() -> str:
+    try:
+        git = ["git", "-C", str(ROOT)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("-dirty" if changed.strip() else "")
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
+        if info.exists() else []  # fmt: skip
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _gpu() -> str | None:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

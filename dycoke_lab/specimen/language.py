@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from dycoke_lab.specimen.world import COLOUR_NAMES
+from dycoke_lab.specimen.world import COLOUR_NAMES, SHAPE_NAMES, Videos
 
 NUMBERS = ("one", "two", "three", "four", "five")
-PLACES = ("first", "second", "third", "fourth")
+SIDES = ("left", "right")
 SPECIAL = ("<pad>", "<unk>", "<|end|>", "<|user|>", "<|assistant|>", "<image>", "<video>")
 WORDS = (
     *SPECIAL,
     *COLOUR_NAMES,
+    *SHAPE_NAMES,
     *("zero", *NUMBERS),
-    *PLACES,
+    *SIDES,
     *("describe", "the", "scene", "scenes", "what", "is", "in", "of", "compare", "and"),
     *(",", "?", "share"),
 )
 ID = {word: index for index, word in enumerate(WORDS)}
-Scene = list[str]  # the colours of its four actors, in reading order
+Scene = list[str]  # colour and shape of the left actor, then of the right one
+
+
+def scenes_of(videos: Videos) -> list[list[Scene]]:
+    """What each scene of each video shows, in words."""
+    pairs = zip(videos.colour.tolist(), videos.shape.tolist(), strict=True)
+    return [
+        [[name for i, j in zip(c, s, strict=True) for name in (COLOUR_NAMES[i], SHAPE_NAMES[j])] for c, s in zip(*pair, strict=True)]
+        for pair in pairs
+    ]
 
 
 def describe_question(scenes: int) -> str:
@@ -28,12 +38,12 @@ def describe_answer(shown: list[Scene]) -> str:
 
 
 def actor_question(actor: int, scene: int, scenes: int) -> str:
-    """One word about one scene. `actor` and `scene` count from 0."""
-    return f"what is {PLACES[actor]} in scene {NUMBERS[scene]} of {NUMBERS[scenes - 1]} ?"
+    """One actor of one scene. `actor` and `scene` count from 0."""
+    return f"what is {SIDES[actor]} in scene {NUMBERS[scene]} of {NUMBERS[scenes - 1]} ?"
 
 
 def actor_answer(shown: list[Scene], actor: int, scene: int) -> str:
-    return shown[scene][actor]
+    return " ".join(shown[scene][2 * actor : 2 * actor + 2])
 
 
 def compare_question(first: int, second: int, scenes: int) -> str:
@@ -42,7 +52,7 @@ def compare_question(first: int, second: int, scenes: int) -> str:
 
 
 def compare_answer(shown: list[Scene], first: int, second: int) -> str:
-    """Names both scenes' actors, then how many kept their colour: the verdict needs both scenes."""
+    """Names both scenes, then how many of their four words are the same: the verdict needs both."""
     a, b = shown[first], shown[second]
     same = sum(x == y for x, y in zip(a, b, strict=True))
     return f"{' '.join(a)} , {' '.join(b)} share {('zero', *NUMBERS)[same]}"

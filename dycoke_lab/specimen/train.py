@@ -23,7 +23,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from dycoke_lab.specimen import language as lang
 from dycoke_lab.specimen.attention import register
 from dycoke_lab.specimen.build import build_model
-from dycoke_lab.specimen.world import ACTORS, CADENCE, COLOUR_NAMES, GRID, Videos, make_videos
+from dycoke_lab.specimen.world import ACTORS, CADENCE, GRID, Videos, make_videos
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,9 @@ def pack(videos: Videos, generator: torch.Generator) -> Packed:
     scenes = videos.scenes
     pick = torch.stack([torch.randperm(scenes, generator=generator) for _ in range(2)])
     a, b, c, d = int(pick[0, 0]), int(pick[0, -1]), int(pick[1, 0]), int(pick[1, -1])
-    i, j = torch.randperm(ACTORS, generator=generator)[:2].tolist()
+    i, j = torch.randint(ACTORS, (2,), generator=generator).tolist()
     rows = []
-    for colours in videos.colour.tolist():
-        shown = [[COLOUR_NAMES[x] for x in scene] for scene in colours]
+    for shown in lang.scenes_of(videos):
         turns = [
             (lang.describe_question(scenes), lang.describe_answer(shown)),
             (lang.actor_question(i, a, scenes), lang.actor_answer(shown, i, a)),
@@ -161,7 +160,7 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        right = (logits.argmax(-1) == targets)[:, packed.describe].view(len(videos), scenes, ACTORS + 1)[..., :ACTORS]
+        right = (logits.argmax(-1) == targets)[:, packed.describe].view(len(videos), scenes, 2 * ACTORS + 1)[..., :-1]
         words = right.float().mean().item()
         self.words = words if self.since == 0 else 0.95 * self.words + 0.05 * words
         self.since += 1

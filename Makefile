@@ -1,9 +1,27 @@
-.PHONY: test
-test: .venv/ready
-	.venv/bin/python -m pytest -q
-.venv/ready:
-	python3 -m venv .venv
-	.venv/bin/pip install -q torch==2.13.0
-	.venv/bin/pip install -q transformers==5.23.0 torchvision==0.28.0 pytest tqdm setuptools wheel
-	.venv/bin/pip install -q --no-deps --no-build-isolation -e .
+# `make test` and `make lab` set up what they need; nothing outside .venv is touched.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: test lint lab clean
+
+test: .venv/ready lint
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lab: .venv/ready
+	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+
+# torch first and alone: a machine that offers a CPU build of this version then uses it, not gigabytes of CUDA
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

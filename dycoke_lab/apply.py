@@ -33,7 +33,7 @@ class DyCoke:
         self.config = config or DyCokeConfig(**settings)
 
     @contextmanager
-    def __call__(self, model: nn.Module) -> Iterator[nn.Module]:
+    def __call__(self, model: Any) -> Iterator[Any]:
         """Compress every generation of `model` inside this context; afterwards the model is as before.
 
         Raises TypeError for a model of an unsupported family, ValueError for settings the model cannot have.
@@ -51,7 +51,7 @@ class DyCoke:
             stack.callback(_ACTIVE.pop, model)
             stack.callback(session.restore)
             hooks = [
-                model.model.register_forward_pre_hook(session.find_video, with_kwargs=True),  # type: ignore[union-attr,operator]
+                model.model.register_forward_pre_hook(session.find_video, with_kwargs=True),
                 decoder.register_forward_pre_hook(session.before, with_kwargs=True),
                 decoder.register_forward_hook(session.after, with_kwargs=True),
             ]
@@ -75,7 +75,7 @@ def current_generation(model: nn.Module) -> Generation | None:
 class _Session:
     """Routes hook calls to the generation they belong to, which is known by its cache."""
 
-    def __init__(self, config: DyCokeConfig, model: nn.Module, decoder: nn.Module) -> None:
+    def __init__(self, config: DyCokeConfig, model: Any, decoder: Any) -> None:
         self.config, self.model, self.decoder = config, model, decoder
         self.found: VisualLayout | None = None
         self.now: Generation | None = None

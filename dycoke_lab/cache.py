@@ -54,6 +54,6 @@ class WaitingLayer(DynamicLayer):
         return layer
 
 
-def _choose(states: Tensor, index: Tensor, prompt: int) -> Tensor:
+def _choose(states: Any, index: Tensor, prompt: int) -> Tensor:
     picked = states.gather(2, index[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
     return torch.cat([picked, states[:, :, prompt:]], dim=2)

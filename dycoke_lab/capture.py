@@ -18,7 +18,7 @@ from dycoke_lab.trace import Trace
 
 
 @contextmanager
-def capture_attention(model: nn.Module, heads: Literal["mean", "all"] = "mean") -> Iterator[Trace]:
+def capture_attention(model: Any, heads: Literal["mean", "all"] = "mean") -> Iterator[Trace]:
     """Record each decoding step's attention over the visual tokens, in every layer, pruned or not.
 
     Works with any attention kernel, since one query row is computed beside it; the model's own output is
@@ -31,7 +31,7 @@ def capture_attention(model: nn.Module, heads: Literal["mean", "all"] = "mean") 
     adapter = adapter_for(model)
     decoder = adapter.language_model(model)
     recorder = _Recorder(model, Trace(), heads)
-    hook = model.model.register_forward_pre_hook(recorder.find_video, with_kwargs=True)  # type: ignore[union-attr,operator]
+    hook = model.model.register_forward_pre_hook(recorder.find_video, with_kwargs=True)
     try:
         with watching(decoder, recorder):
             yield recorder.trace
@@ -40,7 +40,7 @@ def capture_attention(model: nn.Module, heads: Literal["mean", "all"] = "mean") 
 
 
 class _Recorder:
-    def __init__(self, model: nn.Module, trace: Trace, heads: str) -> None:
+    def __init__(self, model: Any, trace: Trace, heads: str) -> None:
         self.model, self.trace, self.heads = model, trace, heads
         self.layout: VisualLayout | None = None
         self.rows: list[tuple[Tensor, Tensor]] = []
@@ -68,6 +68,6 @@ class _Recorder:
         if call.layer == 0:
             self.rows = []
         self.rows.append((visual.transpose(0, 1), there))
-        if call.layer == self.model.config.text_config.num_hidden_layers - 1:  # type: ignore[union-attr]
+        if call.layer == self.model.config.text_config.num_hidden_layers - 1:
             self.trace.attention.append(torch.stack([row for row, _ in self.rows]))
             self.trace.attended.append(torch.stack([kept for _, kept in self.rows]))

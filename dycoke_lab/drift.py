@@ -5,7 +5,6 @@ Attention is (steps, visual), one layer of one sample, as `Trace.stack` gives it
 
 from __future__ import annotations
 
-
 import numpy as np
 import pandas as pd
 import torch
@@ -79,9 +78,7 @@ def drift_table(attention: Float[Tensor, "steps visual"], share: float = 0.1) ->
     })  # fmt: skip
 
 
-def bootstrap(
-    values: NDArray[np.float64], draws: int = 2000, seed: int = 0
-) -> tuple[float, float, float]:
+def bootstrap(values: NDArray[np.float64], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
     """Mean and 95 % percentile interval, resampling seeds and videos, both with replacement.
 
     values: (seeds, videos), or (seeds, videos, 2) for a ratio of sums (numerator, denominator); NaN marks a video

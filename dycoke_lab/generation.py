@@ -179,7 +179,7 @@ class Generation:
             return None
         later = call.key.shape[2] - index.shape[1]
         if call.mask is None:  # samples differ in what they keep, where so far none needed a mask
-            return torch.cat([real, real.new_ones(len(real), later)], 1)[:, None, None]  # type: ignore[union-attr]
+            return torch.nn.functional.pad(real, (0, later), value=True)[:, None, None]  # type: ignore[arg-type]
         prompt = call.mask[..., : self.length].expand(len(index), -1, -1, -1).gather(3, index[:, None, None])
         if real is not None:
             hidden = False if prompt.dtype == torch.bool else torch.finfo(prompt.dtype).min

@@ -107,9 +107,7 @@ def merged_into(keep: Bool[Tensor, "batch frames tokens"], window: int) -> Int[T
     return into.flatten(1)
 
 
-def average_into(
-    features: Float[Tensor, "batch all dim"], into: Int[Tensor, "batch all"]
-) -> Float[Tensor, "batch all dim"]:
+def average_into(features: Float[Tensor, "batch all dim"], into: Int[Tensor, "batch all"]) -> Float[Tensor, "batch all dim"]:
     """Each kept token becomes the mean of itself and all that was merged into it; the others become 0."""
     index = into[..., None].expand_as(features)
     return torch.zeros_like(features).scatter_reduce(1, index, features, "mean", include_self=False)

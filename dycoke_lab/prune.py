@@ -22,9 +22,7 @@ def top(
     return torch.zeros_like(available).scatter(1, order, rank < counts[:, None])
 
 
-def moved(
-    scores: Float[Tensor, "batch visual"], before: Float[Tensor, "batch visual"], gate: float
-) -> Bool[Tensor, " batch"]:
+def moved(scores: Float[Tensor, "batch visual"], before: Float[Tensor, "batch visual"], gate: float) -> Bool[Tensor, " batch"]:
     """Whether a sample's attention has moved: the cosine between adjacent steps' attention is below `gate`."""
     return F.cosine_similarity(scores.float(), before.float(), dim=1) < gate
 

@@ -73,12 +73,13 @@ def run(cells: list[Cell], videos: int, out: Path, progress: bool = True) -> pd.
     done = set(read_rows(out)["cell"]) if path.exists() else set()
     todo = [cell for cell in cells if _key(cell) not in done]
     if todo:
-        record = json.loads(about.read_text()) if about.exists() else {"videos": videos, "runs": []}
+        record: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {"videos": videos, "runs": []}
         if record["videos"] != videos:
             raise ValueError(f"{out} holds a run of {record['videos']} videos, not {videos}: choose another folder")
         record["runs"].append({**provenance(), "cells": len(todo)})
         about.write_text(json.dumps(record, indent=1) + "\n")
-    seed, model, encoded = None, None, {}
+    seed, model = None, None
+    encoded: dict[Any, Any] = {}
     for cell in tqdm(todo, desc="cells", disable=not progress):
         if cell.seed != seed:
             seed, (model, _), encoded = cell.seed, load_model("specimen", cell.seed), {}

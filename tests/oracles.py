@@ -44,7 +44,9 @@ def choose(scores: list[float], alive: list[int], share: float) -> set[int]:
     return set(sorted(alive, key=lambda v: (-scores[v], v))[:count])
 
 
-def select(method: str, scores: list[list[float]], alive: list[int], prune: float, gate: float, noise: list[float]) -> list[set[int]]:
+def select(
+    method: str, scores: list[list[float]], alive: list[int], prune: float, gate: float, noise: list[float]
+) -> list[set[int]]:
     """What each decoding step may attend to in layers >= L. scores[0] is the prompt's last token's row."""
     share, everything = 1 - prune, set(alive)
     if method in ("last_query", "fastv"):

@@ -13,7 +13,7 @@ from dycoke_lab.specimen.language import ID
 from dycoke_lab.specimen.world import GRID, SIZE
 
 
-def build_model(width: int = 128, layers: int = 6, theta: float = 10000.0, head_dim: int = 32) -> LlavaOnevisionForConditionalGeneration:
+def build_model(width: int = 128, layers: int = 6) -> LlavaOnevisionForConditionalGeneration:
     """About 1.0 M parameters, random weights from torch's current seed."""
     vision = SiglipVisionConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
@@ -22,10 +22,9 @@ def build_model(width: int = 128, layers: int = 6, theta: float = 10000.0, head_
     text = Qwen2Config(
         vocab_size=len(ID), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
-        rope_parameters={"rope_type": "default", "rope_theta": theta}, head_dim=head_dim,
         pad_token_id=ID["<pad>"], bos_token_id=None, eos_token_id=ID["<|end|>"],
     )  # fmt: skip
-    config = LlavaOnevisionConfig(
+    config = LlavaOnevisionConfig(  # type: ignore[call-arg]
         vision_config=vision, text_config=text, image_token_id=ID["<image>"], video_token_id=ID["<video>"],
         vision_feature_layer=-1, vision_feature_select_strategy="full", tie_word_embeddings=True,
     )  # fmt: skip

@@ -40,7 +40,7 @@ def build_processor() -> LlavaOnevisionProcessor:
         additional_special_tokens=[word for word in SPECIAL if word not in ("<pad>", "<unk>", "<|end|>")],
         model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
-    picture = dict(
+    picture: dict[str, Any] = dict(
         size={"height": SIZE, "width": SIZE}, do_resize=True, do_rescale=True, do_normalize=True, do_convert_rgb=True,
         image_mean=[0.5] * 3, image_std=[0.5] * 3,
     )  # fmt: skip
@@ -59,7 +59,8 @@ def export(model: LlavaOnevisionForConditionalGeneration, folder: Path, training
     model.generation_config = GenerationConfig(
         eos_token_id=ID["<|end|>"], pad_token_id=ID["<pad>"], do_sample=False, max_new_tokens=40
     )
-    model.to("cpu", torch.float32).save_pretrained(folder)
+    model.to(device="cpu", dtype=torch.float32)  # type: ignore[call-overload,arg-type,call-arg]
+    model.save_pretrained(folder)
     build_processor().save_pretrained(folder)
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     sums.pop("training.json", None)

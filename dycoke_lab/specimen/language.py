@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from dycoke_lab.specimen.world import COLOUR_NAMES, SHAPE_NAMES, Videos
+from dycoke_lab.specimen.world import COLOUR_NAMES
 
 NUMBERS = ("one", "two", "three", "four", "five")
-SIDES = ("left", "right")
+PLACES = ("first", "second", "third", "fourth")
 SPECIAL = ("<pad>", "<unk>", "<|end|>", "<|user|>", "<|assistant|>", "<image>", "<video>")
 WORDS = (
     *SPECIAL,
     *COLOUR_NAMES,
-    *SHAPE_NAMES,
     *("zero", *NUMBERS),
-    *SIDES,
+    *PLACES,
     *("describe", "the", "scene", "scenes", "what", "is", "in", "of", "compare", "and"),
     *(",", "?", "share"),
 )
 ID = {word: index for index, word in enumerate(WORDS)}
-Scene = list[str]  # colour and shape of the left actor, then of the right one
-
-
-def scenes_of(videos: Videos) -> list[list[Scene]]:
-    """What each scene of each video shows, in words."""
-    pairs = zip(videos.colour.tolist(), videos.shape.tolist(), strict=True)
-    return [
-        [[name for i, j in zip(c, s, strict=True) for name in (COLOUR_NAMES[i], SHAPE_NAMES[j])] for c, s in zip(*pair, strict=True)]
-        for pair in pairs
-    ]
+Scene = list[str]  # the colours of its four actors, in reading order
 
 
 def describe_question(scenes: int) -> str:
@@ -38,12 +28,12 @@ def describe_answer(shown: list[Scene]) -> str:
 
 
 def actor_question(actor: int, scene: int, scenes: int) -> str:
-    """One actor of one scene. `actor` and `scene` count from 0."""
-    return f"what is {SIDES[actor]} in scene {NUMBERS[scene]} of {NUMBERS[scenes - 1]} ?"
+    """One word about one scene. `actor` and `scene` count from 0."""
+    return f"what is {PLACES[actor]} in scene {NUMBERS[scene]} of {NUMBERS[scenes - 1]} ?"
 
 
 def actor_answer(shown: list[Scene], actor: int, scene: int) -> str:
-    return " ".join(shown[scene][2 * actor : 2 * actor + 2])
+    return shown[scene][actor]
 
 
 def compare_question(first: int, second: int, scenes: int) -> str:
@@ -52,7 +42,7 @@ def compare_question(first: int, second: int, scenes: int) -> str:
 
 
 def compare_answer(shown: list[Scene], first: int, second: int) -> str:
-    """Names both scenes, then how many of their four words are the same: the verdict needs both."""
+    """Names both scenes' actors, then how many kept their colour: the verdict needs both scenes."""
     a, b = shown[first], shown[second]
     same = sum(x == y for x, y in zip(a, b, strict=True))
     return f"{' '.join(a)} , {' '.join(b)} share {('zero', *NUMBERS)[same]}"

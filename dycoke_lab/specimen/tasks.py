@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dycoke_lab.specimen import language as lang
-from dycoke_lab.specimen.world import ACTORS, CADENCE, GRID, SCENES, Videos, make_videos
+from dycoke_lab.specimen.world import ACTORS, CADENCE, COLOUR_NAMES, GRID, SCENES, Videos, make_videos
 
 QUESTIONS = ("describe", "actor", "compare")
 HELD_OUT = 10**12  # generator seeds from here on are never used in training
@@ -48,7 +48,8 @@ def make_task(question: str, count: int, scenes: int, batch: int = 0) -> Task:
     generator = torch.Generator().manual_seed(HELD_OUT + batch * 10 + scenes)
     videos = make_videos(count, scenes, generator)
     prompts, answers, where = [], [], []
-    for shown in lang.scenes_of(videos):
+    for colours in videos.colour.tolist():
+        shown = [[COLOUR_NAMES[x] for x in scene] for scene in colours]
         first, second = torch.randperm(scenes, generator=generator)[:2].tolist()
         actor = int(torch.randint(ACTORS, (1,), generator=generator))
         if question == "describe":
@@ -58,7 +59,7 @@ def make_task(question: str, count: int, scenes: int, batch: int = 0) -> Task:
         elif question == "actor":
             prompts.append(lang.actor_question(actor, first, scenes))
             answers.append(lang.actor_answer(shown, actor, first))
-            where.append([(first, actor), (first, actor), (-1, -1)])
+            where.append([(first, actor), (-1, -1)])
         else:
             prompts.append(lang.compare_question(first, second, scenes))
             answers.append(lang.compare_answer(shown, first, second))
@@ -72,12 +73,12 @@ def make_task(question: str, count: int, scenes: int, batch: int = 0) -> Task:
 
 def _places(scenes: range | list[int]) -> list[tuple[int, int]]:
     """(scene, actor) of each word of a list of scenes, with its commas and the token after it."""
-    return [place for scene in scenes for place in (*((scene, a) for a in range(ACTORS) for _ in range(2)), (-1, -1))]
+    return [place for scene in scenes for place in (*((scene, a) for a in range(ACTORS)), (-1, -1))]
 
 
 def _parts(question: str, scenes: int) -> list[list[int]]:
     if question == "actor":
-        return [[0, 1]]
+        return [[0]]
     listed = scenes if question == "describe" else 2
-    parts = [[part * (2 * ACTORS + 1) + word for word in range(2 * ACTORS)] for part in range(listed)]
+    parts = [[part * (ACTORS + 1) + a for a in range(ACTORS)] for part in range(listed)]
     return parts if question == "describe" else [*parts, [parts[-1][-1] + 2]]

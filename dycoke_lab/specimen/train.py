@@ -23,7 +23,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 from dycoke_lab.specimen import language as lang
 from dycoke_lab.specimen.attention import register
 from dycoke_lab.specimen.build import build_model
-from dycoke_lab.specimen.world import ACTORS, CADENCE, GRID, Videos, make_videos
+from dycoke_lab.specimen.world import ACTORS, CADENCE, COLOUR_NAMES, GRID, Videos, make_videos
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,10 @@ def pack(videos: Videos, generator: torch.Generator) -> Packed:
     scenes = videos.scenes
     pick = torch.stack([torch.randperm(scenes, generator=generator) for _ in range(2)])
     a, b, c, d = int(pick[0, 0]), int(pick[0, -1]), int(pick[1, 0]), int(pick[1, -1])
-    i, j = torch.randint(ACTORS, (2,), generator=generator).tolist()
+    i, j = torch.randperm(ACTORS, generator=generator)[:2].tolist()
     rows = []
-    for shown in lang.scenes_of(videos):
+    for colours in videos.colour.tolist():
+        shown = [[COLOUR_NAMES[x] for x in scene] for scene in colours]
         turns = [
             (lang.describe_question(scenes), lang.describe_answer(shown)),
             (lang.actor_question(i, a, scenes), lang.actor_answer(shown, i, a)),
@@ -92,7 +93,8 @@ def pack(videos: Videos, generator: torch.Generator) -> Packed:
 
 def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the two stacks of layers, AdamW for the rest."""
-    inner, rest = [], []
+    inner: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         matrix = parameter.ndim == 2 and ".layers." in name
         (inner if matrix else rest).append(parameter)
@@ -108,7 +110,8 @@ class Trainer:
         self.device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
         self.device = "cpu" if self.device == "auto" else self.device
         torch.manual_seed(config.seed)
-        self.model = build_model().to(self.device)
+        self.model = build_model()
+        self.model.to(device=self.device)  # type: ignore[call-overload,arg-type,call-arg]
         self.model.set_attn_implementation(register())
         self.optimizers = optimizers(self.model, config)
         self.rates = [o.param_groups[0]["lr"] for o in self.optimizers]
@@ -160,13 +163,13 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        right = (logits.argmax(-1) == targets)[:, packed.describe].view(len(videos), scenes, 2 * ACTORS + 1)[..., :-1]
+        right = (logits.argmax(-1) == targets)[:, packed.describe].view(len(videos), scenes, ACTORS + 1)[..., :ACTORS]
         words = right.float().mean().item()
         self.words = words if self.since == 0 else 0.95 * self.words + 0.05 * words
         self.since += 1
         self.step += 1
         record = {"step": self.step, "scenes": scenes, "loss": loss.item(), "words": words, "running": self.words}
-        moved_on = self.words > config.pass_mark and self.since > 60 or self.since > config.patience
+        moved_on = (self.words > config.pass_mark and self.since > 60) or self.since > config.patience
         if moved_on and self.stage < len(STAGES) - 1:
             self.stage, self.since = self.stage + 1, 0
         return record

@@ -1,12 +1,12 @@
 """The synthetic videos that the specimen watches, with the truth of every frame.
 
 A video is a sequence of scenes, each about four frames long, cut at a jittered frame. A still, noisy
-background stays for the whole video. Two actors stand in it, one in each half of the picture, and fidget
-by a pixel or two; with every cut each of them takes on a new colour and a new shape. Frames are 32 x 32
-pixels; the specimen sees a frame as 4 x 4 visual tokens of 8 x 8 pixels, and an actor fills one.
+background stays for the whole video. Four actors stand in it, one in each quarter of the picture, and
+fidget by a pixel or two; with every cut each of them takes on a new colour and a new shape. Frames are
+32 x 32 pixels; the specimen sees a frame as 4 x 4 visual tokens of 8 x 8 pixels, and an actor fills one.
 
-The world was chosen so that there is something to see: every other word of the answer needs another place
-of the video than the words before, and nothing but the video says what it is.
+The world was chosen so that there is something to see: every word of the answer needs another place of
+the video, in another scene than the word before, and nothing but the video says what it is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 SIZE = 32  # pixels a side
 GRID = 4  # visual tokens a side
 CELL = SIZE // GRID  # pixels a side of a visual token
-ACTORS = 2  # one in the left half, one in the right
+ACTORS = 4  # one a quarter, in reading order
 SPRITE = 6  # pixels a side of an actor
 CADENCE = 4  # frames a scene, before the cuts are jittered
 JITTER = 1  # frames by which a cut may move either way
@@ -33,29 +33,26 @@ COLOURS = {
     "magenta": (0.9, 0.2, 0.9),
     "cyan": (0.1, 0.9, 0.9),
 }
-SHAPES = {
-    "square": ("######",) * 6,
-    "stripes": ("######", "......") * 3,
-    "plus": ("..##..",) * 2 + ("######",) * 2 + ("..##..",) * 2,
-    "triangle": tuple("#" * (n + 1) + "." * (5 - n) for n in range(6)),
-    "cross": ("#....#", ".#..#.", "..##..", "..##..", ".#..#.", "#....#"),
-    "frame": ("######",) + ("#....#",) * 4 + ("######",),
-}
-COLOUR_NAMES, SHAPE_NAMES = tuple(COLOURS), tuple(SHAPES)
+COLOUR_NAMES = tuple(COLOURS)
+SHAPES = (
+    ("######",) * 6,
+    ("..##..",) * 2 + ("######",) * 2 + ("..##..",) * 2,
+    ("######", "#....#", "#....#", "#....#", "#....#", "######"),
+    tuple("#" * (n + 1) + "." * (5 - n) for n in range(6)),
+)
 
 
 @dataclass(frozen=True)
 class Videos:
     """A batch of videos that have the same number of scenes, with their truth.
 
-    pixels: (videos, frames, 3, 32, 32), 0 to 1. colour, shape: (videos, scenes, 2), indices into COLOUR_NAMES
-    and SHAPE_NAMES of the left and the right actor. scene: (videos, frames), which scene each frame shows.
-    actor: (videos, 16), which actor a visual token of every frame shows, -1 for none.
+    pixels: (videos, frames, 3, 32, 32), 0 to 1. colour: (videos, scenes, 4), indices into COLOUR_NAMES of
+    the actors top left, top right, bottom left, bottom right. scene: (videos, frames), which scene each frame
+    shows. actor: (videos, 16), which actor a visual token of every frame shows, -1 for none.
     """
 
     pixels: Tensor
     colour: Tensor
-    shape: Tensor
     scene: Tensor
     actor: Tensor
 
@@ -67,7 +64,7 @@ class Videos:
         return self.pixels.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> Videos:
-        return Videos(*(x[index] for x in (self.pixels, self.colour, self.shape, self.scene, self.actor)))
+        return Videos(self.pixels[index], self.colour[index], self.scene[index], self.actor[index])
 
 
 def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
@@ -85,9 +82,8 @@ def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
     colour = integers(0, len(COLOURS), count, scenes, ACTORS)
     shape = integers(0, len(SHAPES), count, scenes, ACTORS)
 
-    half = torch.arange(ACTORS) * (GRID // ACTORS)
-    row, col = integers(0, GRID, count, ACTORS), half + integers(0, GRID // ACTORS, count, ACTORS)
-    stand = torch.stack([row, col], -1)  # the cell an actor stands in
+    quarter = torch.tensor([[0, 0], [0, 2], [2, 0], [2, 2]])
+    stand = quarter + integers(0, 2, count, ACTORS, 2)  # row and column of the cell
     corner = (stand * CELL)[:, None] + integers(0, CELL - SPRITE + 1, count, frames, ACTORS, 2)
     offset = torch.arange(SPRITE)
     index = (corner[..., 0, None, None] + offset[:, None]) * SIZE + corner[..., 1, None, None] + offset
@@ -96,7 +92,7 @@ def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
     def per_frame(x: Tensor) -> Tensor:
         return x.gather(1, scene[..., None].expand(-1, -1, ACTORS))
 
-    sprites = torch.tensor([[[c == "#" for c in line] for line in rows] for rows in SHAPES.values()]).float()
+    sprites = torch.tensor([[[c == "#" for c in row] for row in rows] for rows in SHAPES]).float()
     mask = torch.zeros(count, frames, SIZE * SIZE).scatter_(2, index, sprites[per_frame(shape)].flatten(2))
     paint = torch.tensor(list(COLOURS.values()))[per_frame(colour)]  # (videos, frames, actors, 3)
     paint = paint.repeat_interleave(SPRITE**2, 2)
@@ -109,5 +105,5 @@ def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
     pixels = torch.lerp(pixels, image, mask.view(count, frames, 1, SIZE, SIZE)).clamp_(0, 1)
 
     numbers = torch.arange(ACTORS).expand(count, -1)
-    actor = torch.full((count, GRID**2), -1).scatter_(1, row * GRID + col, numbers)
-    return Videos(pixels, colour, shape, scene, actor)
+    actor = torch.full((count, GRID**2), -1).scatter_(1, stand[..., 0] * GRID + stand[..., 1], numbers)
+    return Videos(pixels, colour, scene, actor)

@@ -1,0 +1,3 @@
+from dycoke_lab.cli import main
+
+main()

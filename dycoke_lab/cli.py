@@ -1,0 +1,67 @@
+"""Command line: `python -m dycoke_lab specimen train|export|evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from dycoke_lab.loading import SPECIMENS, load_model, specimen_seeds
+from dycoke_lab.provenance import provenance
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m dycoke_lab", description="Token compression for video LLMs, to study")
+    commands = parser.add_subparsers(required=True)
+    specimen = commands.add_parser("specimen", help="the tiny trained video LLM").add_subparsers(required=True)
+
+    train = specimen.add_parser("train", help="train one from nothing; goes on after an interruption")
+    train.add_argument("--seed", type=int, required=True, help="decides weights and videos")
+    train.add_argument("--out", type=Path, help="folder of the checkpoint (default runs/specimen-SEED)")
+    train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    train.set_defaults(do=_train)
+
+    evaluate = specimen.add_parser("evaluate", help="full-cache accuracy on held-out videos, as JSON")
+    evaluate.add_argument("--videos", type=int, default=512, help="held-out videos for each seed and question (default 512)")
+    evaluate.set_defaults(do=_evaluate)
+    options = parser.parse_args(arguments)
+    options.do(options)
+
+
+def _train(options: argparse.Namespace) -> None:
+    import torch
+
+    from dycoke_lab.specimen.export import export
+    from dycoke_lab.specimen.train import TrainConfig, Trainer
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    out = options.out or Path("runs") / f"specimen-{options.seed}"
+    trainer = Trainer(TrainConfig(seed=options.seed, threads=options.threads), out)
+    model = trainer.run()
+    log = (out / "log.jsonl").read_text()
+    folder = SPECIMENS / f"seed-{options.seed}"
+    export(model, folder, {"config": asdict(trainer.config), "minutes": round(trainer.seconds / 60, 1)})
+    (folder / "log.jsonl").write_text(log)
+    print(f"trained in {trainer.seconds / 60:.0f} minutes; checkpoint in {folder}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from dycoke_lab.specimen.tasks import QUESTIONS
+    from dycoke_lab.study import Cell, evaluate
+
+    accuracy = []
+    for seed in specimen_seeds():
+        model, _ = load_model("specimen", seed)
+        for question in QUESTIONS:
+            rows = list(evaluate(model, Cell(seed, question, 0.0, 0.0, 0, "full"), options.videos))
+            for scenes in (None, *sorted({row["scenes"] for row in rows})):
+                chosen = [row for row in rows if scenes in (None, row["scenes"])]
+                right = sum(sum(map(int, row["right"])) for row in chosen)
+                accuracy.append({
+                    "seed": seed, "question": question, "scenes": scenes or "all", "videos": len(chosen),
+                    "words": right / sum(row["words"] for row in chosen),
+                    "exact": sum(row["exact"] for row in chosen) / len(chosen),
+                })  # fmt: skip
+    print(json.dumps({"accuracy": accuracy, "provenance": provenance()}, indent=1))

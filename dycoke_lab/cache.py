@@ -46,6 +46,14 @@ class WaitingLayer(DynamicLayer):
         self._attended = torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
         return self._attended
 
+    def _rearranged(self, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError(
+            "the samples of a pruned cache cannot be reordered, repeated or cut yet: generate without beams or assistants, "
+            "or set prune_ratio=0"
+        )
+
+    reorder_cache = crop = batch_repeat_interleave = batch_select_indices = _rearranged
+
     def stock(self) -> DynamicLayer:
         """The same tokens, waiting ones included, as a layer that knows nothing of this library."""
         layer = DynamicLayer()

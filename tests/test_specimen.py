@@ -1,0 +1,73 @@
+"""The specimen's questions, its checkpoint folder in stock transformers, and training that survives a stop."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from dycoke_lab.specimen.build import build_model
+from dycoke_lab.specimen.export import export
+from dycoke_lab.specimen.language import ID
+from dycoke_lab.specimen.tasks import QUESTIONS, make_task
+from dycoke_lab.specimen.train import TrainConfig, Trainer
+from dycoke_lab.specimen.world import COLOUR_NAMES
+
+WORDS = list(ID)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_truth_of_each_word_is_where_the_video_shows_it(question):
+    task = make_task(question, 6, 3)
+    named = task.scene >= 0
+    for sample in range(6):
+        in_scene, on_actor = task.tokens_of(sample)
+        assert (on_actor & ~in_scene).sum() == 0
+        for word in named[sample].nonzero()[:, 0].tolist():
+            colour = task.videos.colour[sample, task.scene[sample, word], task.actor[sample, word]]
+            assert WORDS[task.answer[sample, word]] == COLOUR_NAMES[colour]
+            tokens = on_actor[word].nonzero()[:, 0]
+            frames, cell = tokens // 16, int(tokens[0]) % 16
+            assert set((tokens % 16).tolist()) == {cell}
+            assert set(task.videos.scene[sample, frames].tolist()) == {int(task.scene[sample, word])}
+
+
+def test_stock_transformers_opens_the_exported_folder(tmp_path):
+    model = build_model(width=32, layers=2).eval()
+    export(model, tmp_path, {"seed": 0})
+    processor, opened = AutoProcessor.from_pretrained(tmp_path), AutoModelForImageTextToText.from_pretrained(tmp_path)
+    task = make_task("actor", 1, 2)
+    question = " ".join(WORDS[i] for i in task.ids[0, 130:-1])
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    video = (task.videos.pixels[0].permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    inputs = processor(text=text, videos=[video], return_tensors="pt")
+    assert torch.equal(inputs["input_ids"], task.ids)
+    torch.testing.assert_close(inputs["pixel_values_videos"], task.videos.pixels * 2 - 1, atol=0.005, rtol=0)
+    with torch.no_grad():
+        assert torch.equal(opened(**inputs).logits, model(**inputs).logits)
+    assert "model.safetensors" in json.loads((tmp_path / "training.json").read_text())["sha256"]
+
+
+def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
+    config = TrainConfig(seed=3, steps=4, batch=2, device="cpu")
+    whole = Trainer(config, tmp_path / "whole").run(progress=False).state_dict()
+    stopped = Trainer(config, tmp_path / "stopped")
+    step = stopped._train_step
+
+    def interrupted():
+        if stopped.step == 2:
+            raise KeyboardInterrupt
+        return step()
+
+    monkeypatch.setattr(stopped, "_train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(progress=False)
+    again = Trainer(config, tmp_path / "stopped")
+    assert again.step == 2
+    resumed = again.run(progress=False).state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        Trainer(TrainConfig(seed=4, steps=4, batch=2), tmp_path / "stopped")

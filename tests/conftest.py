@@ -7,6 +7,8 @@ import dycoke_lab  # noqa: F401  (torchvision is made importable first)
 from dycoke_lab.specimen.build import build_model
 from dycoke_lab.specimen.tasks import Task, make_task
 
+torch.set_num_threads(1)  # small tensors: more threads only wait for each other
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:

@@ -1,0 +1,26 @@
+"""The study's bookkeeping: each batch gets its own videos, and every kind of cell can run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dycoke_lab.specimen.build import build_model
+from dycoke_lab.specimen.tasks import make_task
+from dycoke_lab.study import Cell, answer, evaluate
+
+
+def test_batches_of_one_shape_do_not_share_their_videos():
+    model, encoded = build_model(width=32, layers=4).eval(), {}
+    for batch in (0, 1):
+        answer(model, make_task("describe", 2, 2, batch), None, encoded)
+    first, second = (value.pooler_output for value in encoded.values())
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("method", ["full", "dynamic", "fastv", "oracle"])
+def test_every_kind_of_cell_runs(method):
+    cell = Cell(0, "describe", 0.5, 0.0 if method == "full" else 0.7, 0 if method == "full" else 3, method)
+    rows = list(evaluate(build_model(width=32, layers=4).eval(), cell, 4))
+    assert [row["scenes"] for row in rows] == [2, 3, 4, 5]
+    assert [row["words"] for row in rows] == [8, 12, 16, 20]

@@ -45,7 +45,7 @@ class DyCoke:
         depth = len(decoder.layers)
         if self.config.prune_ratio and self.config.score_layer >= depth:
             raise ValueError(f"score_layer={self.config.score_layer} must be below the model's {depth} decoder layers")
-        session = _Session(self.config, model, decoder)
+        session = _Session(self.config, model)
         with ExitStack() as stack:
             _ACTIVE[model] = session
             stack.callback(_ACTIVE.pop, model)
@@ -75,8 +75,8 @@ def current_generation(model: nn.Module) -> Generation | None:
 class _Session:
     """Routes hook calls to the generation they belong to, which is known by its cache."""
 
-    def __init__(self, config: DyCokeConfig, model: Any, decoder: Any) -> None:
-        self.config, self.model, self.decoder = config, model, decoder
+    def __init__(self, config: DyCokeConfig, model: Any) -> None:
+        self.config, self.model = config, model
         self.found: VisualLayout | None = None
         self.now: Generation | None = None
         self.generations: WeakKeyDictionary[Cache, Generation] = WeakKeyDictionary()

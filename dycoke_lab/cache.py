@@ -23,14 +23,11 @@ class WaitingLayer(DynamicLayer):
         self.prompt = prompt  # columns that a selection chooses from; later ones are always attended to
         self._attended: tuple[Tensor, Tensor] | None = None
 
-    def select(self, index: Int[Tensor, "batch kept"] | None, evict: bool = False) -> None:
-        """Attend to these prompt columns and all later ones; None attends to everything.
+    def select(self, index: Int[Tensor, "batch kept"], evict: bool = False) -> None:
+        """Attend to these prompt columns and all later ones.
 
         evict: forget the other columns for good, which frees their memory.
         """
-        if index is None:
-            self._attended = None
-            return
         chosen = (_choose(self.keys, index, self.prompt), _choose(self.values, index, self.prompt))
         if evict:
             self.keys, self.values, self.prompt = *chosen, index.shape[1]

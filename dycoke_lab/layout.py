@@ -26,10 +26,6 @@ class VisualLayout:
     def per_frame(self) -> int:
         return self.rows * self.cols
 
-    def name(self, token: int) -> tuple[int, int, int]:
-        """Frame, row and column of a visual token, each from 0."""
-        return token // self.per_frame, token % self.per_frame // self.cols, token % self.cols
-
 
 def left_packed(keep: Bool[Tensor, "batch length"]) -> tuple[Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"] | None]:
     """The columns to keep, in order, right-aligned; and which of them are real, None if all are.

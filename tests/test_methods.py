@@ -15,8 +15,8 @@ STEPS = 6
 NOISE = torch.rand(2, 128, generator=torch.Generator().manual_seed(0))
 
 
-def config_for(method: str, **settings) -> DyCokeConfig:
-    return DyCokeConfig(method=Oracle(future=NOISE) if method == "oracle" else method, **settings)
+def config_for(method: str, noise=NOISE, **settings) -> DyCokeConfig:
+    return DyCokeConfig(method=Oracle(future=noise) if method == "oracle" else method, **settings)
 
 
 def generate(model, inputs, steps=STEPS):
@@ -44,26 +44,27 @@ CASES = [
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(("method", "settings"), list(itertools.product(METHODS, CASES)))
 def test_generation_equals_a_mask_on_the_unmodified_model(model, task, inputs, method, settings, attention):
-    if attention == "eager" and "merge_threshold" in settings:
-        pytest.skip("stock eager attention turns float64's padding mask into -inf in float32: NaN in padded rows, ours or not")
+    # stock eager attention in float64 gives NaN in padded rows, ours or not: one sample, which needs no padding
+    n = 1 if attention == "eager" and "merge_threshold" in settings else 2
+    inputs, ids, noise = {key: value[:n] for key, value in inputs.items()}, task.ids[:n], NOISE[:n]
     model.set_attn_implementation(attention)
-    config = config_for(method, **settings)
+    config = config_for(method, noise, **settings)
     with DyCoke(config)(model), capture_attention(model) as trace:
         sequences, logits, _ = generate(model, inputs)
 
     features = features_of(model, inputs)
-    columns = (task.ids == model.config.video_token_id).nonzero()[:, 1].view(2, -1)[:, :-1]
+    columns = (ids == model.config.video_token_id).nonzero()[:, 1].view(n, -1)[:, :-1]
     gone = torch.zeros_like(columns, dtype=torch.bool)
-    for b in range(2):
+    for b in range(n):
         into = merge(features[b], config.window, config.merge_ratio, config.merge_threshold)
         gone[b] = torch.tensor([into[t] != t for t in range(len(into))])
-    prompt = task.ids.shape[1]
-    positions = torch.arange(sequences.shape[1] - 1).repeat(2, 1)
+    prompt = ids.shape[1]
+    positions = torch.arange(sequences.shape[1] - 1).repeat(n, 1)
     if config.positions == "repacked":
         stays = torch.ones_like(positions, dtype=torch.bool)
         stays.scatter_(1, columns, ~gone)
         positions = stays.cumsum(1) - 1
-    oracle = MaskedModel(model, columns, gone, prompt, config.score_layer, config.prune_ratio, method, config.gate, NOISE)
+    oracle = MaskedModel(model, columns, gone, prompt, config.score_layer, config.prune_ratio, method, config.gate, noise)
     expected = oracle.logits(
         input_ids=sequences[:, :-1], pixel_values_videos=inputs["pixel_values_videos"], position_ids=positions
     )[:, prompt - 1 :]
@@ -71,7 +72,7 @@ def test_generation_equals_a_mask_on_the_unmodified_model(model, task, inputs, m
 
     assert len(trace) == STEPS
     for layer in range(4):
-        for b in range(2):
+        for b in range(n):
             want = oracle.attention[layer][b][:, columns[b]].float()
             torch.testing.assert_close(trace.stack(layer, b).float(), want, atol=1e-5, rtol=0)
             kept = trace.kept(layer, b)

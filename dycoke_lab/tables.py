@@ -1,0 +1,89 @@
+"""Accuracy tables with 95 % intervals, from the rows of `dycoke_lab.study`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dycoke_lab.config import DyCokeConfig
+from dycoke_lab.drift import bootstrap
+
+SETTING = ["question", "merge_ratio", "score_layer", "prune_ratio", "method"]
+
+
+def pairs(rows: pd.DataFrame, measure: str = "words") -> NDArray[np.float64]:
+    """(seeds, videos, 2) of one setting: what was right, and out of how many.
+
+    measure: "words", "exact" (whole answers), or "part 0", "part 1", ...: the words of one position in the answer.
+    Raises ValueError if a seed lacks videos that another has.
+    """
+    if measure == "words":
+        right, of = rows["right"].map(lambda digits: sum(map(int, digits))), rows["words"]
+    elif measure == "exact":
+        right, of = rows["exact"], pd.Series(1, rows.index)
+    elif measure.startswith("part "):
+        number = int(measure.removeprefix("part "))
+        there = rows["right"].str.len() > number
+        right = rows["right"].map(lambda digits: int(digits[number]) if len(digits) > number else 0)
+        of = there * (rows["words"] // rows["right"].str.len())
+    else:
+        raise ValueError(f'measure={measure!r} must be "words", "exact", or "part 0", "part 1", ...')
+    frame = pd.DataFrame({"seed": rows["seed"], "video": rows["video"], "right": right, "of": of})
+    wide = frame.pivot(index="seed", columns="video", values=["right", "of"])
+    if wide.isna().any(axis=None):
+        raise ValueError("the seeds were asked about different videos: run the missing cells first")
+    return np.stack([wide["right"].to_numpy(float), wide["of"].to_numpy(float)], -1)
+
+
+def measures(rows: pd.DataFrame) -> list[str]:
+    """Words, whole answers, and one measure for each position in the answer."""
+    return ["words", "exact", *(f"part {n}" for n in range(rows["right"].str.len().max()))]
+
+
+def accuracy(rows: pd.DataFrame, draws: int = 2000) -> pd.DataFrame:
+    """Tidy: one row per setting and measure, with mean, low and high (95 %, bootstrap over seeds and videos).
+
+    `retained` is the share of the video's tokens that the pruned layers attend to.
+    """
+    table: list[dict[str, Any]] = []
+    for setting, group in rows.groupby(SETTING):
+        about = dict(zip(SETTING, setting, strict=True))
+        retained = DyCokeConfig(merge_ratio=about["merge_ratio"], prune_ratio=about["prune_ratio"]).retained
+        size = {"seeds": group["seed"].nunique(), "videos": group["video"].nunique()}
+        for measure in measures(group):
+            mean, low, high = bootstrap(pairs(group, measure), draws)
+            table.append({**about, "retained": retained, "measure": measure, "mean": mean, "low": low, "high": high, **size})
+    return pd.DataFrame(table)
+
+
+def difference(rows: pd.DataFrame, measure: str = "words", to: str = "full", draws: int = 2000) -> pd.DataFrame:
+    """Each method minus the method `to` on the same videos and merged tokens, with paired 95 % intervals."""
+    table: list[dict[str, Any]] = []
+    keys = ["question", "merge_ratio"] if to == "full" else SETTING[:-1]
+    base = {key: group for key, group in rows[rows["method"] == to].groupby(keys)}
+    for setting, group in rows[rows["method"] != to].groupby(SETTING):
+        about = dict(zip(SETTING, setting, strict=True))
+        key = tuple(about[name] for name in keys)
+        if key in base:
+            ours, theirs = pairs(group, measure), pairs(base[key], measure)
+            both = np.stack([ours[..., 0] - theirs[..., 0], ours[..., 1]], -1)
+            mean, low, high = bootstrap(both, draws)
+            table.append({**about, "to": to, "measure": measure, "mean": mean, "low": low, "high": high})
+    return pd.DataFrame(table)
+
+
+def headline(rows: pd.DataFrame, question: str = "describe") -> pd.DataFrame:
+    """Method x ratio x accuracy by position in the answer, as text: "97.1 [96.0, 98.2]", in per cent."""
+    table = accuracy(rows[rows["question"] == question])
+    table["text"] = [f"{100 * m:.1f} [{100 * a:.1f}, {100 * b:.1f}]" for m, a, b in table[["mean", "low", "high"]].to_numpy()]
+    names = {m: f"scene {int(m.split()[1]) + 1}" if m.startswith("part") else m for m in table["measure"].unique()}
+    table["measure"] = table["measure"].map(names)
+    index = ["merge_ratio", "prune_ratio", "retained", "score_layer", "method"]
+    wide = table.pivot(index=index, columns="measure", values="text")[list(names.values())]
+    order = table[table["measure"] == "words"].set_index(index)["mean"]
+    wide = wide.assign(order=-order).reset_index()
+    wide = wide.sort_values(["score_layer", "merge_ratio", "prune_ratio", "order"]).drop(columns="order")
+    return wide.round({"retained": 3}).reset_index(drop=True)

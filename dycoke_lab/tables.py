@@ -63,7 +63,7 @@ def difference(rows: pd.DataFrame, measure: str = "words", to: str = "full", dra
     """Each method minus the method `to` on the same videos and merged tokens, with paired 95 % intervals."""
     table: list[dict[str, Any]] = []
     keys = ["question", "merge_ratio"] if to == "full" else SETTING[:-1]
-    base = {key: group for key, group in rows[rows["method"] == to].groupby(keys)}
+    base = dict(list(rows[rows["method"] == to].groupby(keys)))
     for setting, group in rows[rows["method"] != to].groupby(SETTING):
         about = dict(zip(SETTING, setting, strict=True))
         key = tuple(about[name] for name in keys)

@@ -12,6 +12,8 @@ from transformers import (
 from dycoke_lab.specimen.language import ID
 from dycoke_lab.specimen.world import GRID, SIZE
 
+SHARED_FROM = 2  # in training, the decoder layers from this index on are one
+
 
 def build_model(width: int = 128, layers: int = 6) -> LlavaOnevisionForConditionalGeneration:
     """About 1.0 M parameters, random weights from torch's current seed."""
@@ -29,3 +31,16 @@ def build_model(width: int = 128, layers: int = 6) -> LlavaOnevisionForCondition
         vision_feature_layer=-1, vision_feature_select_strategy="full", tie_word_embeddings=True,
     )  # fmt: skip
     return LlavaOnevisionForConditionalGeneration(config)
+
+
+def share_layers(model: LlavaOnevisionForConditionalGeneration) -> None:
+    """Make the decoder layers from SHARED_FROM on one and the same layer, applied again and again (as in ALBERT,
+    arXiv 1909.11942). Only for training, without a cache: the export writes it out as so many equal layers.
+
+    Why: layers with weights of their own divide the places of the video among them, and which layer looks
+    at which place differs from seed to seed. A large model's neighbouring layers look at much the same places, which is
+    what DyCoke (and FastV) build on; shared weights give a tiny model that property.
+    """
+    layers = model.model.language_model.layers
+    for index in range(SHARED_FROM + 1, len(layers)):
+        layers[index] = layers[SHARED_FROM]

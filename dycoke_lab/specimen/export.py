@@ -55,6 +55,9 @@ def build_processor() -> LlavaOnevisionProcessor:
 def export(model: LlavaOnevisionForConditionalGeneration, folder: Path, training: dict[str, Any]) -> None:
     """Write config, safetensors, tokenizer, chat template, processor, and training.json with checksums."""
     folder.mkdir(parents=True, exist_ok=True)
+    weights = model.state_dict()
+    model = LlavaOnevisionForConditionalGeneration(model.config)  # layers of their own, where training shared one
+    model.load_state_dict(weights)
     model.set_attn_implementation("sdpa")
     model.generation_config = GenerationConfig(
         eos_token_id=ID["<|end|>"], pad_token_id=ID["<pad>"], do_sample=False, max_new_tokens=40

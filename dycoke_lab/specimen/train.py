@@ -22,7 +22,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from dycoke_lab.specimen import language as lang
 from dycoke_lab.specimen.attention import register
-from dycoke_lab.specimen.build import build_model
+from dycoke_lab.specimen.build import build_model, share_layers
 from dycoke_lab.specimen.world import ACTORS, CADENCE, COLOUR_NAMES, GRID, Videos, make_videos
 
 
@@ -111,6 +111,7 @@ class Trainer:
         self.device = "cpu" if self.device == "auto" else self.device
         torch.manual_seed(config.seed)
         self.model = build_model()
+        share_layers(self.model)
         self.model.to(device=self.device)  # type: ignore[call-overload,arg-type,call-arg]
         self.model.set_attn_implementation(register())
         self.optimizers = optimizers(self.model, config)

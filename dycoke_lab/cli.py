@@ -1,4 +1,4 @@
-"""Command line: `python -m dycoke_lab specimen train|export|evaluate`."""
+"""Command line: `python -m dycoke_lab specimen train|evaluate|clips`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate = specimen.add_parser("evaluate", help="full-cache accuracy on held-out videos, as JSON")
     evaluate.add_argument("--videos", type=int, default=512, help="held-out videos for each seed and question (default 512)")
     evaluate.set_defaults(do=_evaluate)
+
+    clips = specimen.add_parser("clips", help="write the sample clips in data/clips anew")
+    clips.set_defaults(do=_clips)
     options = parser.parse_args(arguments)
     options.do(options)
 
@@ -45,6 +48,13 @@ def _train(options: argparse.Namespace) -> None:
     export(model, folder, {"config": asdict(trainer.config), "minutes": round(trainer.seconds / 60, 1)})
     (folder / "log.jsonl").write_text(log)
     print(f"trained in {trainer.seconds / 60:.0f} minutes; checkpoint in {folder}")
+
+
+def _clips(options: argparse.Namespace) -> None:
+    from dycoke_lab.specimen.clips import CLIPS, write_clips
+
+    write_clips()
+    print(f"wrote {CLIPS}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
 
 from dycoke_lab.provenance import ROOT
 
@@ -26,5 +27,12 @@ def load_model(name: str = "specimen", seed: int = 0) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         known = f'"specimen" (seeds {specimen_seeds()})'
         raise FileNotFoundError(f"name={name!r}, seed={seed}: {folder} holds no checkpoint. Known: {known}, or a folder")
-    model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+    quiet = name == "specimen" and logging.is_progress_bar_enabled()  # 4 MB need no bar
+    if quiet:
+        logging.disable_progress_bar()
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True)
+    finally:
+        if quiet:
+            logging.enable_progress_bar()
     return model.eval(), AutoProcessor.from_pretrained(folder, local_files_only=True)

@@ -21,13 +21,20 @@ PACKAGES = ("torch", "transformers", "torchvision", "numpy", "pandas", "scikit-l
 def provenance() -> dict[str, Any]:
     """What a result file says about how it was made. `commit` ends in "-dirty" with uncommitted changes."""
     return {
-        "command": "python -m dycoke_lab " + shlex.join(sys.argv[1:]),
+        "command": _command(),
         "commit": _commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
         "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "gpu": _gpu(), "threads": torch.get_num_threads()},
     }
+
+
+def _command() -> str:
+    program, *arguments = sys.argv
+    if Path(program).parent == Path(__file__).resolve().parent:
+        return shlex.join(["python", "-m", "dycoke_lab", *arguments])
+    return Path(program).name  # a notebook's kernel, a test: its arguments say nothing
 
 
 def _commit() -> str:

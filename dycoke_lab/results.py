@@ -1,0 +1,40 @@
+"""Where a run leaves its figures and tables: a folder of its own, never one that is there already."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dycoke_lab.provenance import ROOT, provenance
+
+RESULTS = ROOT / "data" / "results"
+EVIDENCE = RESULTS / "evidence"  # the committed grid: 3 seeds x 512 videos
+
+
+def new_folder(kind: str) -> Path:
+    """data/results/KIND-YYYYMMDD-HHMMSS, made anew, with provenance.json."""
+    folder = RESULTS / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder.mkdir(parents=True)
+    (folder / "provenance.json").write_text(json.dumps(provenance(), indent=1) + "\n")
+    return folder
+
+
+def open_folder(results: str | None) -> Path:
+    """A notebook's folder: the one that `make study` gives, or a new one when it is run by hand."""
+    return Path(results) if results else new_folder("notebook")
+
+
+def keep(folder: Path, name: str, result: Figure | pd.DataFrame) -> Path:
+    """Save a figure as NAME.png or a table as NAME.csv. Raises FileExistsError rather than overwrite."""
+    path = folder / f"{name}.{'png' if isinstance(result, Figure) else 'csv'}"
+    if path.exists():
+        raise FileExistsError(f"{path} exists already: give another name, or run the notebook from its start")
+    if isinstance(result, Figure):
+        result.savefig(path, dpi=150)
+    else:
+        result.to_csv(path, index=False)
+    return path

@@ -1,4 +1,4 @@
-"""Command line: `python -m dycoke_lab specimen train|evaluate|clips`."""
+"""Command line: `python -m dycoke_lab study|evidence`, `python -m dycoke_lab specimen train|evaluate|clips`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,19 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate.add_argument("--videos", type=int, default=512, help="held-out videos for each seed and question (default 512)")
     evaluate.set_defaults(do=_evaluate)
 
+    evidence = commands.add_parser(
+        "evidence", help="the committed grid of one specimen: hundreds of settings; goes on after an interruption"
+    )
+    evidence.add_argument("--seed", type=int, required=True, help="which specimen")
+    evidence.add_argument("--videos", type=int, default=512, help="held-out videos for each setting (default 512)")
+    evidence.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    evidence.add_argument("--out", type=Path, help="default data/results/evidence/seed-SEED")
+    evidence.set_defaults(do=_evidence)
+
+    study = commands.add_parser("study", help="run the notebooks; figures, tables and a lab book in a new folder")
+    study.add_argument("--videos", type=int, default=64, help="held-out videos for each setting and specimen (default 64)")
+    study.set_defaults(do=_study)
+
     clips = specimen.add_parser("clips", help="write the sample clips in data/clips anew")
     clips.set_defaults(do=_clips)
     options = parser.parse_args(arguments)
@@ -48,6 +61,26 @@ def _train(options: argparse.Namespace) -> None:
     export(model, folder, {"config": asdict(trainer.config), "minutes": round(trainer.seconds / 60, 1)})
     (folder / "log.jsonl").write_text(log)
     print(f"trained in {trainer.seconds / 60:.0f} minutes; checkpoint in {folder}")
+
+
+def _evidence(options: argparse.Namespace) -> None:
+    import torch
+
+    from dycoke_lab.results import EVIDENCE
+    from dycoke_lab.study import evidence, pack_rows, run
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    out = options.out or EVIDENCE / f"seed-{options.seed}"
+    rows = run(evidence(options.seed), options.videos, out)
+    pack_rows(out)
+    print(f"{rows['cell'].nunique()} settings x {options.videos} videos in {out}")
+
+
+def _study(options: argparse.Namespace) -> None:
+    from dycoke_lab.book import make_study
+
+    make_study(options.videos)
 
 
 def _clips(options: argparse.Namespace) -> None:

@@ -5,6 +5,8 @@ Attention is (steps, visual), one layer of one sample, as `Trace.stack` gives it
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 import torch
@@ -88,15 +90,21 @@ def bootstrap(values: NDArray[np.float64], draws: int = 2000, seed: int = 0) -> 
     if values.ndim not in (2, 3) or values.size == 0:
         raise ValueError(f"values has shape {values.shape}: it must be (seeds, videos) or (seeds, videos, 2)")
     pairs = values if values.ndim == 3 else np.stack([np.where(np.isnan(values), 0, values), ~np.isnan(values)], -1)
-    generator = np.random.default_rng(seed)
-    seeds, videos = pairs.shape[:2]
-    pick_seed = generator.multinomial(seeds, np.full(seeds, 1 / seeds), draws)
-    pick_video = generator.multinomial(videos, np.full(videos, 1 / videos), draws)
-    sums = np.einsum("ds,svk,dv->dk", pick_seed, pairs, pick_video, optimize=True)
-    ratio = sums[:, 0] / sums[:, 1]
-    low, high = np.quantile(ratio, [0.025, 0.975])
+    pick_seed, pick_video = _draws(*pairs.shape[:2], draws, seed)
+    per_seed = np.einsum("dv,svk->dsk", pick_video, pairs, optimize=True)
+    sums = np.einsum("ds,dsk->dk", pick_seed, per_seed)
+    sums = sums[sums[:, 1] > 0]  # few videos: a draw may miss all that have a value
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
     total = pairs.sum((0, 1))
     return float(total[0] / total[1]), float(low), float(high)
+
+
+@lru_cache(maxsize=4)
+def _draws(seeds: int, videos: int, draws: int, seed: int) -> tuple[Array, Array]:
+    """How often each draw takes each seed and each video."""
+    generator = np.random.default_rng(seed)
+    counts = [generator.multinomial(n, np.full(n, 1 / n), draws).astype(float) for n in (seeds, videos)]
+    return counts[0], counts[1]
 
 
 def _share(share: float) -> float:

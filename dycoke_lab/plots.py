@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 METHOD_NAMES = {
@@ -46,7 +47,7 @@ def show_frame(
     if weight is not None:
         light = (weight / (top or float(weight.max()) or 1.0)).clamp(0, 1).numpy()
         light = np.kron(light, np.ones((height // light.shape[0], width // light.shape[1])))[..., None]
-        picture = picture * (0.25 + 0.75 * light)
+        picture = picture * (0.3 + 0.7 * light)
     ax.imshow(picture, interpolation="nearest", extent=(0, width, height, 0))
     for mask, style_ in ((shade, dict(facecolor="#ffffff", alpha=0.82, edgecolor="none")),
                          (outline, dict(fill=False, edgecolor=BACK, linewidth=2.5))):  # fmt: skip
@@ -104,6 +105,7 @@ def lines(table: pd.DataFrame, x: str, y: str, hue: str | None, title: str, xlab
         ax.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4")
     if hue is not None:
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title=options.get("legend"))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
 

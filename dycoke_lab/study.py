@@ -64,6 +64,17 @@ def grid(
     return sorted([*full, *cells])
 
 
+def evidence(seed: int) -> list[Cell]:
+    """The grid of the committed evidence: everything at the paper's L, the main methods at every other L, and the
+    short questions as a contrast."""
+    main = ("dynamic", "last_query", "random", "uniform")
+    return sorted({
+        *grid([seed], prune=(0.7, 0.9, 0.95)),
+        *grid([seed], merge=(0.0, 0.5, 0.7), prune=(0.7, 0.9), layers=(1, 2, 4, 5), methods=main),
+        *grid([seed], ("actor", "compare"), merge=(0.0, 0.5, 0.7), prune=(0.7, 0.9), methods=(*main, "fastv", "keep_first")),
+    })  # fmt: skip
+
+
 def run(cells: list[Cell], videos: int, out: Path, progress: bool = True) -> pd.DataFrame:
     """Run what `out` does not hold yet and return all its rows. `videos` is for each specimen and question."""
     if videos < len(SCENES):
@@ -134,8 +145,18 @@ def answer(
         return write()
 
 
+def pack_rows(folder: Path) -> None:
+    """Compress a finished run's rows."""
+    pd.read_csv(folder / ROWS, dtype=str).to_csv(folder / (ROWS + ".gz"), index=False, compression={"method": "gzip", "mtime": 1})
+    (folder / ROWS).unlink()
+
+
 def read_rows(folder: Path) -> pd.DataFrame:
-    """A run's rows, with the cell's settings as columns. Reads rows.csv, or rows.csv.gz where it was packed."""
+    """A run's rows, with the cell's settings as columns: those of rows.csv, of rows.csv.gz where it was packed, or of
+    all the folders seed-* in it, one run each. Raises FileNotFoundError where there is none of these."""
+    parts = sorted(folder.glob("seed-*"))
+    if parts:
+        return pd.concat([read_rows(part) for part in parts], ignore_index=True)
     path = folder / ROWS if (folder / ROWS).exists() else folder / (ROWS + ".gz")
     rows = pd.read_csv(path, dtype={"right": str, "video": str, "cell": str})
     cells = pd.DataFrame({key: json.loads(key) for key in rows["cell"].unique()}).T.rename_axis("cell")

@@ -1,0 +1,55 @@
+"""`make study`: execute the notebooks, and bind them into one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+from nbconvert import HTMLExporter
+
+from dycoke_lab.provenance import ROOT, provenance
+from dycoke_lab.results import new_folder
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+def make_study(videos: int, folder: Path | None = None) -> Path:
+    """Execute all notebooks, write figures, tables and labbook.html into a new folder, print the headline table."""
+    folder = folder or new_folder("study")
+    executed = []
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        print(f"{path.stem.replace('_', ' ')}", flush=True)
+        executed.append(execute(path, folder, videos))
+    (folder / "labbook.html").write_text(bind(executed))
+    print("\nAccuracy in %, with 95 % intervals over videos and specimens:\n")
+    with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_rows", None):
+        print(pd.read_csv(folder / "04-headline.csv").fillna("").to_string(index=False))
+    print(f"\nThis run: {folder}\nLab book: {folder / 'labbook.html'}")
+    return folder
+
+
+def execute(path: Path, folder: Path, videos: int) -> Path:
+    """Run one notebook with its results going to `folder`, and leave the executed copy there."""
+    (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+    out = folder / "notebooks" / path.name
+    parameters = {"results": str(folder)} | ({"videos": videos} if "videos" in papermill.inspect_notebook(str(path)) else {})
+    papermill.execute_notebook(str(path), str(out), parameters, kernel_name="python3", cwd=str(NOTEBOOKS))
+    return out
+
+
+def bind(notebooks: list[Path]) -> str:
+    """One HTML page of several executed notebooks; it needs nothing from the network."""
+    about = provenance()
+    book = nbformat.v4.new_notebook()
+    book.cells.append(nbformat.v4.new_markdown_cell(
+        f"# dycoke_lab: lab book\n\n`{about['command']}`, commit `{about['commit']}`, {about['time']}, "
+        f"{about['hardware']['cpu']}, torch {about['packages']['torch']}, transformers {about['packages']['transformers']}"
+    ))  # fmt: skip
+    for path in notebooks:
+        book.cells += nbformat.read(path, 4).cells
+    for cell in book.cells:
+        cell.pop("id", None)  # two notebooks may use the same
+    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
+    return exporter.from_notebook_node(nbformat.v4.upgrade(book))[0]

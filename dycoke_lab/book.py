@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nbformat
@@ -17,6 +18,7 @@ NOTEBOOKS = ROOT / "notebooks"
 
 def make_study(videos: int, folder: Path | None = None) -> Path:
     """Execute all notebooks, write figures, tables and labbook.html into a new folder, print the headline table."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the kernels: a specimen is too small for threads to help
     folder = folder or new_folder("study")
     executed = []
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from dycoke_lab.specimen.build import build_model, share_layers
+from dycoke_lab.specimen.build import build_model, share_queries_and_keys
 from dycoke_lab.specimen.export import export
 from dycoke_lab.specimen.language import ID
 from dycoke_lab.specimen.tasks import QUESTIONS, make_task
@@ -36,7 +36,7 @@ def test_the_truth_of_each_word_is_where_the_video_shows_it(question):
 
 def test_stock_transformers_opens_the_exported_folder(tmp_path):
     model = build_model(width=32, layers=4).eval()
-    share_layers(model)  # as in training
+    share_queries_and_keys(model)  # as in training
     export(model, tmp_path, {"seed": 0})
     processor, opened = AutoProcessor.from_pretrained(tmp_path), AutoModelForImageTextToText.from_pretrained(tmp_path)
     task = make_task("actor", 1, 2)
@@ -48,10 +48,10 @@ def test_stock_transformers_opens_the_exported_folder(tmp_path):
     assert torch.equal(inputs["input_ids"], task.ids)
     torch.testing.assert_close(inputs["pixel_values_videos"], task.videos.pixels * 2 - 1, atol=0.005, rtol=0)
     with torch.no_grad():
-        assert torch.equal(opened(**inputs).logits, model(**inputs, use_cache=False).logits)
+        assert torch.equal(opened(**inputs).logits, model(**inputs).logits)
     layers = opened.model.language_model.layers
-    assert layers[2] is not layers[3]
-    assert torch.equal(layers[2].mlp.up_proj.weight, layers[3].mlp.up_proj.weight)
+    assert layers[2].self_attn.q_proj is not layers[3].self_attn.q_proj
+    assert torch.equal(layers[2].self_attn.q_proj.weight, layers[3].self_attn.q_proj.weight)
     assert "model.safetensors" in json.loads((tmp_path / "training.json").read_text())["sha256"]
 
 

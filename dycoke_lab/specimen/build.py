@@ -12,7 +12,7 @@ from transformers import (
 from dycoke_lab.specimen.language import ID
 from dycoke_lab.specimen.world import GRID, SIZE
 
-SHARED_FROM = 2  # in training, the decoder layers from this index on are one
+SHARED_FROM = 2  # the decoder layers from this index on are trained with the same query and key weights
 
 
 def build_model(width: int = 128, layers: int = 6) -> LlavaOnevisionForConditionalGeneration:
@@ -33,14 +33,16 @@ def build_model(width: int = 128, layers: int = 6) -> LlavaOnevisionForCondition
     return LlavaOnevisionForConditionalGeneration(config)
 
 
-def share_layers(model: LlavaOnevisionForConditionalGeneration) -> None:
-    """Make the decoder layers from SHARED_FROM on one and the same layer, applied again and again (as in ALBERT,
-    arXiv 1909.11942). Only for training, without a cache: the export writes it out as so many equal layers.
+def share_queries_and_keys(model: LlavaOnevisionForConditionalGeneration) -> None:
+    """Give the decoder layers from SHARED_FROM on one set of query and key weights (and the norm before them), as
+    ALBERT (arXiv 1909.11942) shares whole layers. The export writes them out for each layer.
 
     Why: layers with weights of their own divide the places of the video among them, and which layer looks
     at which place differs from seed to seed. A large model's neighbouring layers look at much the same places, which is
     what DyCoke (and FastV) build on; shared weights give a tiny model that property.
     """
     layers = model.model.language_model.layers
-    for index in range(SHARED_FROM + 1, len(layers)):
-        layers[index] = layers[SHARED_FROM]
+    first = layers[SHARED_FROM]
+    for layer in layers[SHARED_FROM + 1 :]:
+        layer.input_layernorm = first.input_layernorm
+        layer.self_attn.q_proj, layer.self_attn.k_proj = first.self_attn.q_proj, first.self_attn.k_proj

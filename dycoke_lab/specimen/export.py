@@ -56,7 +56,7 @@ def export(model: LlavaOnevisionForConditionalGeneration, folder: Path, training
     """Write config, safetensors, tokenizer, chat template, processor, and training.json with checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict()
-    model = LlavaOnevisionForConditionalGeneration(model.config)  # layers of their own, where training shared one
+    model = LlavaOnevisionForConditionalGeneration(model.config)  # weights of their own, where training shared them
     model.load_state_dict(weights)
     model.set_attn_implementation("sdpa")
     model.generation_config = GenerationConfig(

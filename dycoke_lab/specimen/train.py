@@ -22,7 +22,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from dycoke_lab.specimen import language as lang
 from dycoke_lab.specimen.attention import register
-from dycoke_lab.specimen.build import build_model, share_layers
+from dycoke_lab.specimen.build import build_model, share_queries_and_keys
 from dycoke_lab.specimen.world import ACTORS, CADENCE, COLOUR_NAMES, GRID, Videos, make_videos
 
 
@@ -31,7 +31,7 @@ class TrainConfig:
     """Everything that decides a training run; a seed with these always sees the same videos."""
 
     seed: int = 0
-    steps: int = 4800
+    steps: int = 3000
     batch: int = 16  # videos a step; twice as many in the first stage
     threads: int = 0  # 0: torch's choice
     device: str = "auto"
@@ -111,7 +111,7 @@ class Trainer:
         self.device = "cpu" if self.device == "auto" else self.device
         torch.manual_seed(config.seed)
         self.model = build_model()
-        share_layers(self.model)
+        share_queries_and_keys(self.model)
         self.model.to(device=self.device)  # type: ignore[call-overload,arg-type,call-arg]
         self.model.set_attn_implementation(register())
         self.optimizers = optimizers(self.model, config)

@@ -1,8 +1,11 @@
-# `make test` and `make lab` set up what they need; nothing outside .venv is touched.
+# `make study`, `make test` and `make lab` set up what they need; nothing outside .venv is touched.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: test lint lab clean
+.PHONY: study test lint lab clean
+
+study: .venv/ready
+	$(BIN)/python -m dycoke_lab study
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest

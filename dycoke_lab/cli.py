@@ -35,6 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
     evidence.add_argument("--out", type=Path, help="default data/results/evidence/seed-SEED")
     evidence.set_defaults(do=_evidence)
 
+    summary = commands.add_parser("summary", help="tables and picture of the committed grids; prints the README's table")
+    summary.set_defaults(do=_summary)
+
     study = commands.add_parser("study", help="run the notebooks; figures, tables and a lab book in a new folder")
     study.add_argument("--videos", type=int, default=64, help="held-out videos for each setting and specimen (default 64)")
     study.set_defaults(do=_study)
@@ -75,6 +78,23 @@ def _evidence(options: argparse.Namespace) -> None:
     rows = run(evidence(options.seed), options.videos, out)
     pack_rows(out)
     print(f"{rows['cell'].nunique()} settings x {options.videos} videos in {out}")
+
+
+def _summary(options: argparse.Namespace) -> None:
+    from dycoke_lab import plots
+    from dycoke_lab.results import EVIDENCE
+    from dycoke_lab.study import read_rows
+    from dycoke_lab.tables import README_METHODS, accuracy, readme_table
+
+    rows = read_rows(EVIDENCE)
+    table = accuracy(rows)
+    table.round(5).to_csv(EVIDENCE / "accuracy.csv", index=False)
+    table = table[(table["question"] == "describe") & table["score_layer"].isin([0, 3])]
+    plots.style()
+    title = "Dynamic pruning stays with the full cache; choosing once loses what later words need"
+    figure = plots.by_position(table[table["prune_ratio"].isin([0.0, 0.7, 0.9])], title, README_METHODS)
+    figure.savefig(EVIDENCE / "by-position.png", dpi=110)
+    print(readme_table(table))
 
 
 def _study(options: argparse.Namespace) -> None:

@@ -16,11 +16,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-METHOD_NAMES = {
-    "full": "full cache", "dynamic": "dynamic (DyCoke)", "first_step": "first step only", "reference_code": "reference code",
-    "last_query": "one-shot, last query", "fastv": "one-shot, FastV", "random": "random", "uniform": "uniform",
-    "keep_first": "keep first", "oracle": "oracle (sees the future)",
-}  # fmt: skip
+from dycoke_lab.tables import METHOD_NAMES
+
 _COLOURS = sns.color_palette("colorblind")
 METHOD_COLOURS = {
     "full cache": "black", "dynamic (DyCoke)": _COLOURS[0], "first step only": _COLOURS[4], "reference code": _COLOURS[5],

@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.drift import bootstrap
 
+METHOD_NAMES = {
+    "full": "full cache", "dynamic": "dynamic (DyCoke)", "first_step": "first step only", "reference_code": "reference code",
+    "last_query": "one-shot, last query", "fastv": "one-shot, FastV", "random": "random", "uniform": "uniform",
+    "keep_first": "keep first", "oracle": "oracle (sees the future)",
+}  # fmt: skip
 SETTING = ["question", "merge_ratio", "score_layer", "prune_ratio", "method"]
 
 
@@ -87,3 +92,24 @@ def headline(rows: pd.DataFrame, question: str = "describe") -> pd.DataFrame:
     wide = wide.assign(order=-order).reset_index()
     wide = wide.sort_values(["score_layer", "merge_ratio", "prune_ratio", "order"]).drop(columns="order")
     return wide.round({"retained": 3}).reset_index(drop=True)
+
+
+README_METHODS = ("full", "dynamic", "last_query", "fastv", "first_step", "random", "uniform", "keep_first")
+README_SETTINGS = ((0.0, 0.9), (0.5, 0.7), (0.7, 0.7), (0.7, 0.9))
+
+
+def readme_table(table: pd.DataFrame) -> str:
+    """The README's table, as Markdown, from `accuracy` of the descriptions at L = 3: words / whole descriptions."""
+    cells = table.set_index(["merge_ratio", "prune_ratio", "method", "measure"])[["mean", "low", "high"]]
+    columns = " | ".join(f"K={k:g} P={p:g}" for k, p in README_SETTINGS)
+    lines = [f"| words right, % [95 %] / whole descriptions right, % | {columns} |",
+             "|---|" + "---|" * len(README_SETTINGS)]  # fmt: skip
+    for method in README_METHODS:
+        texts = []
+        for merge, prune in README_SETTINGS:
+            setting = (merge, 0.0 if method == "full" else prune, method)
+            mean, low, high = 100 * cells.loc[(*setting, "words")]
+            texts.append(f"{mean:.1f} [{low:.1f}, {high:.1f}] / {100 * cells.loc[(*setting, 'exact'), 'mean']:.0f}")
+        name = METHOD_NAMES[method] + (" on the merged tokens" if method == "full" else "")
+        lines.append(f"| {f'**{name}**' if method == 'dynamic' else name} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)

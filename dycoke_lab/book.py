@@ -37,7 +37,10 @@ def execute(path: Path, folder: Path, videos: int) -> Path:
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
     out = folder / "notebooks" / path.name
     parameters = {"results": str(folder)} | ({"videos": videos} if "videos" in papermill.inspect_notebook(str(path)) else {})
-    papermill.execute_notebook(str(path), str(out), parameters, kernel_name="python3", cwd=str(NOTEBOOKS))
+    quiet = ["--IPKernelApp.log_level=ERROR"]  # no word about how a kernel on this machine is reached
+    papermill.execute_notebook(
+        str(path), str(out), parameters, kernel_name="python3", cwd=str(NOTEBOOKS), extra_arguments=quiet
+    )  # fmt: skip
     return out
 
 
@@ -51,7 +54,8 @@ def bind(notebooks: list[Path]) -> str:
     ))  # fmt: skip
     for path in notebooks:
         book.cells += nbformat.read(path, 4).cells
-    for cell in book.cells:
-        cell.pop("id", None)  # two notebooks may use the same
+    for number, cell in enumerate(book.cells):
+        cell["id"] = f"cell-{number}"  # two notebooks may use the same
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
-    return exporter.from_notebook_node(nbformat.v4.upgrade(book))[0]
+    page: str = exporter.from_notebook_node(book)[0]
+    return page.replace('<script src=""></script>', "")

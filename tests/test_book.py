@@ -34,7 +34,7 @@ def test_committed_notebooks_show_their_results(path):
 
 def test_the_lab_book_is_one_page_without_network(study):
     page = (study / "labbook.html").read_text()
-    assert all(f'<h1 id="0{n}' in page or f"0{n} " in page for n in range(7))
+    assert all(f'<h1 id="0{number}-' in page for number in range(7))
     assert "<script src=" not in page and page.count("data:image/png") >= 7
 
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: study test lint lab clean
+.PHONY: study test lint notebooks lab clean
 
 study: .venv/ready
 	$(BIN)/python -m dycoke_lab study
@@ -14,6 +14,10 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the committed notebooks, anew, with what they show
+notebooks: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks

@@ -61,7 +61,8 @@ def _train(options: argparse.Namespace) -> None:
     model = trainer.run()
     log = (out / "log.jsonl").read_text()
     folder = SPECIMENS / f"seed-{options.seed}"
-    export(model, folder, {"config": asdict(trainer.config), "minutes": round(trainer.seconds / 60, 1)})
+    made = {"config": asdict(trainer.config), "precision": trainer.precision, "minutes": round(trainer.seconds / 60, 1)}
+    export(model, folder, made)
     (folder / "log.jsonl").write_text(log)
     print(f"trained in {trainer.seconds / 60:.0f} minutes; checkpoint in {folder}")
 

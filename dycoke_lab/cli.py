@@ -1,4 +1,4 @@
-"""Command line: `python -m dycoke_lab study|evidence`, `python -m dycoke_lab specimen train|evaluate|clips`."""
+"""Command line: `python -m dycoke_lab study|evidence|sweep|summary`, `python -m dycoke_lab specimen train|evaluate|clips`."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate.add_argument("--videos", type=int, default=512, help="held-out videos for each seed and question (default 512)")
     evaluate.set_defaults(do=_evaluate)
 
-    evidence = commands.add_parser(
-        "evidence", help="the committed grid of one specimen: hundreds of settings; goes on after an interruption"
-    )
-    evidence.add_argument("--seed", type=int, required=True, help="which specimen")
-    evidence.add_argument("--videos", type=int, default=512, help="held-out videos for each setting (default 512)")
-    evidence.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
-    evidence.add_argument("--out", type=Path, help="default data/results/evidence/seed-SEED")
-    evidence.set_defaults(do=_evidence)
+    for name, videos, about in (
+        ("evidence", 512, "the committed grid of one specimen: all methods, ratios and questions"),
+        ("sweep", 256, "the grid that thresholds are chosen by: dynamic pruning over K x P and similarity"),
+    ):
+        grid = commands.add_parser(name, help=f"{about}; goes on after an interruption")
+        grid.add_argument("--seed", type=int, required=True, help="which specimen")
+        grid.add_argument("--videos", type=int, default=videos, help=f"held-out videos for each setting (default {videos})")
+        grid.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+        grid.add_argument("--out", type=Path, help=f"default data/results/{name}/seed-SEED")
+        grid.set_defaults(do=_grid, name=name)
 
     summary = commands.add_parser("summary", help="tables and picture of the committed grids; prints the README's table")
     summary.set_defaults(do=_summary)
@@ -67,17 +69,18 @@ def _train(options: argparse.Namespace) -> None:
     print(f"trained in {trainer.seconds / 60:.0f} minutes; checkpoint in {folder}")
 
 
-def _evidence(options: argparse.Namespace) -> None:
+def _grid(options: argparse.Namespace) -> None:
     import torch
 
-    from dycoke_lab.results import EVIDENCE
-    from dycoke_lab.study import evidence, pack_rows, run
+    from dycoke_lab import study
+    from dycoke_lab.results import RESULTS
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    out = options.out or EVIDENCE / f"seed-{options.seed}"
-    rows = run(evidence(options.seed), options.videos, out)
-    pack_rows(out)
+    out = options.out or RESULTS / options.name / f"seed-{options.seed}"
+    cells = {"evidence": study.evidence, "sweep": study.sweep}[options.name](options.seed)
+    rows = study.run(cells, options.videos, out)
+    study.pack_rows(out)
     print(f"{rows['cell'].nunique()} settings x {options.videos} videos in {out}")
 
 

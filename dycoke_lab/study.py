@@ -21,6 +21,7 @@ from dycoke_lab.apply import DyCoke
 from dycoke_lab.capture import capture_attention
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.loading import load_model
+from dycoke_lab.merge import keep_mask
 from dycoke_lab.methods import METHODS, Oracle
 from dycoke_lab.provenance import provenance
 from dycoke_lab.specimen.language import ID
@@ -29,6 +30,7 @@ from dycoke_lab.specimen.world import SCENES
 
 ROWS = "rows.csv"
 BATCH = 64
+SWEEP_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
 
 
 @dataclass(frozen=True, order=True)
@@ -42,12 +44,14 @@ class Cell:
     score_layer: int
     method: str
     gate: float = 0.9
+    merge_threshold: float | None = None
 
     def config(self) -> DyCokeConfig:
         pruned = self.method != "full"
         return DyCokeConfig(
             merge_ratio=self.merge_ratio, prune_ratio=self.prune_ratio if pruned else 0.0, gate=self.gate,
             score_layer=self.score_layer if pruned else 1, method=self.method if pruned else "dynamic",
+            merge_threshold=self.merge_threshold,
         )  # fmt: skip
 
 
@@ -73,6 +77,17 @@ def evidence(seed: int) -> list[Cell]:
         *grid([seed], merge=(0.5,), layers=(1, 2, 4, 5), methods=main),
         *grid([seed], ("actor", "compare"), merge=(0.0, 0.5), prune=(0.9,), methods=(*main, "fastv", "keep_first")),
     })  # fmt: skip
+
+
+def sweep(seed: int) -> list[Cell]:
+    """The grid that thresholds are chosen by: dynamic pruning over K x P, and over the similarity threshold, at L = 3."""
+    ratios = [round(0.1 * k, 1) for k in range(10)]
+    prune = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+    cells = grid([seed], merge=ratios, prune=prune, methods=("dynamic",))
+    for threshold in SWEEP_THRESHOLDS:
+        full = Cell(seed, "describe", 0.0, 0.0, 0, "full", merge_threshold=threshold)
+        cells += [full, replace(full, prune_ratio=0.7, score_layer=3, method="dynamic")]
+    return cells
 
 
 def run(cells: list[Cell], videos: int, out: Path, progress: bool = True) -> pd.DataFrame:
@@ -101,10 +116,12 @@ def run(cells: list[Cell], videos: int, out: Path, progress: bool = True) -> pd.
 
 
 def evaluate(model: Any, cell: Cell, videos: int, encoded: dict[Any, Any] | None = None) -> Iterator[dict[str, Any]]:
-    """One row a video: words right, by position in the answer as a string of digits, and whether all is exact.
+    """One row a video: words right, by position in the answer as a string of digits, whether all is exact, and
+    `left`, the share of visual tokens that merging left.
 
     encoded: a dict to keep the vision tower's output in between cells.
     """
+    encoded = {} if encoded is None else encoded
     for scenes in SCENES:
         count = videos // len(SCENES) + (scenes - SCENES[0] < videos % len(SCENES))
         for batch in range(0, count, BATCH):
@@ -112,10 +129,11 @@ def evaluate(model: Any, cell: Cell, videos: int, encoded: dict[Any, Any] | None
             written = answer(model, task, cell.config() if cell.method != "oracle" else cell, encoded)
             right = written == task.answer
             parts = torch.stack([right[:, part].sum(1) for part in task.parts], 1).tolist()
+            left = merging_left(task, cell.config(), _encode(model, task, encoded))
             for number, (digits, exact) in enumerate(zip(parts, right.all(1).tolist(), strict=True)):
                 yield {
                     "video": f"{scenes}-{batch + number}", "scenes": scenes, "right": "".join(map(str, digits)),
-                    "words": sum(len(part) for part in task.parts), "exact": int(exact),
+                    "words": sum(len(part) for part in task.parts), "exact": int(exact), "left": round(left[number], 4),
                 }  # fmt: skip
 
 
@@ -124,14 +142,11 @@ def answer(
     model: Any, task: Task, config: DyCokeConfig | Cell | None = None, encoded: dict[Any, Any] | None = None
 ) -> torch.Tensor:
     """What the model writes, (batch, words of the answer), by stock greedy `generate`."""
-    encoded = {} if encoded is None else encoded
-    key = task.videos.pixels.sum((1, 2, 3, 4)).numpy().tobytes()  # batches of one shape differ in their videos
-    if key not in encoded:
-        encoded[key] = model.get_video_features(task.videos.pixels * 2 - 1, return_dict=True)
+    video = _encode(model, task, {} if encoded is None else encoded)
     prompt = {"input_ids": task.ids, "attention_mask": torch.ones_like(task.ids)}
 
     def write() -> torch.Tensor:
-        inputs = {**prompt, "mm_encoder_outputs": {"video": encoded[key]}}
+        inputs = {**prompt, "mm_encoder_outputs": {"video": video}}
         length = task.answer.shape[1]
         ids = model.generate(**inputs, do_sample=False, max_new_tokens=length)[:, task.ids.shape[1] :]
         return torch.nn.functional.pad(ids, (0, length - ids.shape[1]), value=ID["<pad>"])
@@ -143,6 +158,23 @@ def answer(
         config = replace(config.config(), method=Oracle(future=trace.future(config.score_layer)))
     with DyCoke(config)(model) if config else nullcontext():
         return write()
+
+
+@torch.inference_mode()
+def _encode(model: Any, task: Task, encoded: dict[Any, Any]) -> Any:
+    """What the vision tower makes of the task's videos, from `encoded` if it is there."""
+    key = task.videos.pixels.sum((1, 2, 3, 4)).numpy().tobytes()  # batches of one shape differ in their videos
+    if key not in encoded:
+        encoded[key] = model.get_video_features(task.videos.pixels * 2 - 1, return_dict=True)
+    return encoded[key]
+
+
+def merging_left(task: Task, config: DyCokeConfig, video: Any) -> list[float]:
+    """For each video of the task, the share of its visual tokens that merging leaves."""
+    frames = task.videos.scene.shape[1]
+    features = torch.stack(list(video.pooler_output))[:, :-1].unflatten(1, (frames, -1))  # without the line break
+    keep, _ = keep_mask(features, config.merge_ratio, config.window, config.merge_threshold)
+    return keep.flatten(1).float().mean(1).tolist()
 
 
 def pack_rows(folder: Path) -> None:

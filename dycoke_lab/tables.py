@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.drift import bootstrap
 
 METHOD_NAMES = {
@@ -51,12 +50,12 @@ def measures(rows: pd.DataFrame) -> list[str]:
 def accuracy(rows: pd.DataFrame, draws: int = 2000) -> pd.DataFrame:
     """Tidy: one row per setting and measure, with mean, low and high (95 %, bootstrap over seeds and videos).
 
-    `retained` is the share of the video's tokens that the pruned layers attend to.
+    `retained` is the share of the video's tokens that the pruned layers attend to: measured after merging, times 1 - P.
     """
     table: list[dict[str, Any]] = []
     for setting, group in rows.groupby(SETTING):
         about = dict(zip(SETTING, setting, strict=True))
-        retained = DyCokeConfig(merge_ratio=about["merge_ratio"], prune_ratio=about["prune_ratio"]).retained
+        retained = group["left"].mean() * (1 - about["prune_ratio"])
         size = {"seeds": group["seed"].nunique(), "videos": group["video"].nunique()}
         for measure in measures(group):
             mean, low, high = bootstrap(pairs(group, measure), draws)

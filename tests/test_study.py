@@ -7,7 +7,7 @@ import torch
 
 from dycoke_lab.specimen.build import build_model
 from dycoke_lab.specimen.tasks import make_task
-from dycoke_lab.study import Cell, answer, evaluate
+from dycoke_lab.study import Cell, answer, evaluate, sweep
 
 
 def test_batches_of_one_shape_do_not_share_their_videos():
@@ -24,3 +24,17 @@ def test_every_kind_of_cell_runs(method):
     rows = list(evaluate(build_model(width=32, layers=4).eval(), cell, 4))
     assert [row["scenes"] for row in rows] == [2, 3, 4, 5]
     assert [row["words"] for row in rows] == [8, 12, 16, 20]
+
+
+def test_what_merging_leaves_is_measured():
+    model = build_model(width=32, layers=4).eval()
+    by_ratio = list(evaluate(model, Cell(0, "describe", 0.7, 0.0, 0, "full"), 4))
+    assert {row["left"] for row in by_ratio} == {round((16 + 3 * 5) / 64, 4)}
+    everything = list(evaluate(model, Cell(0, "describe", 0.0, 0.0, 0, "full", merge_threshold=-1.0), 4))
+    assert {row["left"] for row in everything} == {0.25}
+
+
+def test_the_sweep_has_each_setting_once():
+    cells = sweep(0)
+    assert len(cells) == len(set(cells)) == 10 * 7 + 2 * 11
+    assert all(cell.config() for cell in cells)

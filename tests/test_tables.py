@@ -19,6 +19,7 @@ def make_rows() -> pd.DataFrame:
                     seed=seed, video=f"{scenes}-{number}", question="describe", merge_ratio=0.5, method=method,
                     prune_ratio=0.0 if method == "full" else 0.7, score_layer=0 if method == "full" else 3,
                     right="".join(map(str, digits)), words=4 * scenes, exact=int(sum(digits) == 4 * scenes),
+                    left=0.6 + 0.1 * (number % 2),
                 ))  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -34,7 +35,7 @@ def test_means_are_plain_counts() -> None:
             digits = [int(text[part]) for text in group["right"] if len(text) > part]
             assert table.loc[(method, f"part {part}"), "mean"] == pytest.approx(sum(digits) / (4 * len(digits)))
     assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
-    assert table.loc[("dynamic", "words"), "retained"] == pytest.approx((1 - 0.5 * 0.75) * 0.3)
+    assert table.loc[("dynamic", "words"), "retained"] == pytest.approx(0.65 * 0.3)
 
 
 def test_intervals_resemble_a_plain_resampling() -> None:

@@ -73,8 +73,9 @@ def evidence(seed: int) -> list[Cell]:
     short questions as a contrast."""
     main = ("dynamic", "last_query", "random", "uniform")
     return sorted({
-        *grid([seed], prune=(0.7, 0.9, 0.95)),
-        *grid([seed], merge=(0.5,), layers=(1, 2, 4, 5), methods=main),
+        *grid([seed]),
+        *grid([seed], prune=(0.95,), methods=(*main, "fastv", "keep_first")),
+        *grid([seed], merge=(0.5,), prune=(0.9,), layers=(1, 2, 4, 5), methods=main),
         *grid([seed], ("actor", "compare"), merge=(0.0, 0.5), prune=(0.9,), methods=(*main, "fastv", "keep_first")),
     })  # fmt: skip
 

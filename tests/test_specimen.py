@@ -32,6 +32,7 @@ def test_the_truth_of_each_word_is_where_the_video_shows_it(question):
             frames, cell = tokens // 16, int(tokens[0]) % 16
             assert set((tokens % 16).tolist()) == {cell}
             assert set(task.videos.scene[sample, frames].tolist()) == {int(task.scene[sample, word])}
+            assert set(task.videos.actor[sample, frames, cell].tolist()) == {int(task.actor[sample, word])}
 
 
 def test_stock_transformers_opens_the_exported_folder(tmp_path):

@@ -1,10 +1,29 @@
 import torch
 
-from dycoke_lab.specimen.world import make_videos
+from dycoke_lab.specimen.world import COLOURS, make_videos
 
 
 def test_same_seed_same_videos() -> None:
     first, second = (make_videos(2, 3, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(first.pixels, second.pixels)
     assert first.pixels.shape == (2, 12, 3, 32, 32)
-    assert torch.equal(first.actor.sort(1).values[:, -4:], torch.arange(4).expand(2, -1))
+
+
+def test_actors_are_where_the_truth_says_and_seen_in_every_scene() -> None:
+    videos = make_videos(20, 5, torch.Generator().manual_seed(6))
+    paint = torch.tensor(list(COLOURS.values()))
+    cells = videos.pixels.unfold(3, 8, 8).unfold(4, 8, 8)  # videos, frames, 3, 4, 4, 8, 8
+    for video in range(20):
+        for frame in range(20):
+            shown = videos.actor[video, frame]
+            assert sorted(shown[shown >= 0].tolist()) == sorted(set(shown[shown >= 0].tolist()))
+            for cell, actor in enumerate(shown.tolist()):
+                pixels = cells[video, frame, :, cell // 4, cell % 4].flatten(1).T
+                if actor >= 0:
+                    colour = paint[videos.colour[video, videos.scene[video, frame], actor]]
+                    assert ((pixels - colour).abs().amax(1) < 0.01).sum() >= 12  # the thinnest shape
+                else:
+                    assert pixels.max() < 0.65  # dull: background only
+        for scene in range(5):
+            assert {0, 1, 2, 3} <= set(videos.actor[video, videos.scene[video] == scene].flatten().tolist())
+    assert 0.7 < (videos.actor >= 0).float().sum(-1).mean() / 4 < 0.85

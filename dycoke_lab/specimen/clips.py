@@ -29,9 +29,11 @@ def write_clips(folder: Path = CLIPS) -> None:
         write_mp4(folder / name, task.videos.pixels[0])
         shown = [[COLOUR_NAMES[x] for x in scene] for scene in task.videos.colour[0].tolist()]
         about[name] = {
-            "question": lang.describe_question(scenes), "answer": lang.describe_answer(shown),
-            "scene_of_frame": task.videos.scene[0].tolist(), "actor_of_token": task.videos.actor[0].tolist(),
-        }  # fmt: skip
+            "question": lang.describe_question(scenes),
+            "answer": lang.describe_answer(shown),
+            "scene_of_frame": task.videos.scene[0].tolist(),
+            "actor_of_token": [" ".join(map(str, row)) for row in task.videos.actor[0].tolist()],  # a line a frame
+        }
     (folder / "clips.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
@@ -48,6 +50,7 @@ def write_mp4(path: Path, pixels: Tensor) -> None:
 
 
 def truth(name: str) -> tuple[str, str, Tensor, Tensor]:
-    """Question, answer, scene of each frame, and actor of each visual token of a frame (-1: none) of a clip."""
+    """Question, answer, scene of each frame, and (frames, tokens) the actor of each visual token (-1: none) of a clip."""
     about = json.loads((CLIPS / "clips.json").read_text())[name]
-    return about["question"], about["answer"], torch.tensor(about["scene_of_frame"]), torch.tensor(about["actor_of_token"])
+    actor = torch.tensor([[int(number) for number in row.split()] for row in about["actor_of_token"]])
+    return about["question"], about["answer"], torch.tensor(about["scene_of_frame"]), actor

@@ -34,9 +34,9 @@ class Task:
     def tokens_of(self, sample: int) -> tuple[Tensor, Tensor]:
         """(words, visual) each: the tokens of the scene that a word names, and of its actor in that scene."""
         scenes = self.videos.scene[sample].repeat_interleave(GRID**2)
-        actors = self.videos.actor[sample].repeat(self.videos.scene.shape[1])
+        actors = self.videos.actor[sample].flatten()
         in_scene = self.scene[sample][:, None] == scenes
-        return in_scene, in_scene & (self.actor[sample][:, None] == actors)
+        return in_scene, in_scene & (self.actor[sample][:, None] == actors) & (actors >= 0)
 
 
 def make_task(question: str, count: int, scenes: int, batch: int = 0) -> Task:

@@ -1,11 +1,17 @@
 # `make study`, `make test` and `make lab` set up what they need; nothing outside .venv is touched.
 PYTHON ?= python3.11
 BIN := .venv/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: study test lint notebooks lab clean
+.PHONY: study test test-browser lint notebooks lab clean
 
 study: .venv/ready
 	$(BIN)/python -m dycoke_lab study
+
+# in a real JupyterLab, by headless Chromium (Debian's package); screenshots and latencies are left in build/browser
+test-browser: .venv/ready
+	command -v chromium >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
+	$(BIN)/python -m pytest -m browser
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest
@@ -17,7 +23,8 @@ lint: .venv/ready
 
 # the committed notebooks, anew, with what they show
 notebooks: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+		--ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks

@@ -39,7 +39,8 @@ def execute(path: Path, folder: Path, videos: int) -> Path:
     parameters = {"results": str(folder)} | ({"videos": videos} if "videos" in papermill.inspect_notebook(str(path)) else {})
     quiet = ["--IPKernelApp.log_level=ERROR"]  # no word about how a kernel on this machine is reached
     papermill.execute_notebook(
-        str(path), str(out), parameters, kernel_name="python3", cwd=str(NOTEBOOKS), extra_arguments=quiet
+        str(path), str(out), parameters, kernel_name="python3", cwd=str(NOTEBOOKS), extra_arguments=quiet,
+        store_widget_state=False,  # pictures of megabytes that a page without a kernel cannot move
     )  # fmt: skip
     return out
 
@@ -56,6 +57,8 @@ def bind(notebooks: list[Path]) -> str:
         book.cells += nbformat.read(path, 4).cells
     for number, cell in enumerate(book.cells):
         cell["id"] = f"cell-{number}"  # two notebooks may use the same
+        for output in cell.get("outputs", []):  # an instrument needs a kernel: here its text says so
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
     page: str = exporter.from_notebook_node(book)[0]
     return page.replace('<script src=""></script>', "")

@@ -13,6 +13,7 @@ from dycoke_lab.provenance import ROOT, provenance
 
 RESULTS = ROOT / "data" / "results"
 EVIDENCE = RESULTS / "evidence"  # the committed grid: 3 seeds x 512 videos
+SWEEP = RESULTS / "sweep"  # the committed grid that thresholds are chosen by
 
 
 def new_folder(kind: str) -> Path:

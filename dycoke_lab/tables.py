@@ -112,3 +112,21 @@ def readme_table(table: pd.DataFrame) -> str:
         name = METHOD_NAMES[method] + (" on the merged tokens" if method == "full" else "")
         lines.append(f"| {f'**{name}**' if method == 'dynamic' else name} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
+
+
+def heat_table(sweep: pd.DataFrame, measure: str = "words") -> pd.DataFrame:
+    """Mean accuracy of dynamic pruning, index K, columns P (0: the full cache), from the rows of a sweep."""
+    rows = sweep[sweep["merge_threshold"].isna()]
+    cells = rows.groupby(["merge_ratio", "prune_ratio"])
+    means = {setting: bootstrap(pairs(group, measure), 10)[0] for setting, group in cells}
+    return pd.Series(means).unstack()
+
+
+def threshold_table(sweep: pd.DataFrame, measure: str = "words", draws: int = 2000) -> pd.DataFrame:
+    """One row per similarity threshold and method: mean, low, high (95 %), and `left`, the share that merging left."""
+    table = []
+    for (method, threshold), group in sweep[sweep["merge_threshold"].notna()].groupby(["method", "merge_threshold"]):
+        mean, low, high = bootstrap(pairs(group, measure), draws)
+        name = "full cache on what is left" if method == "full" else f"dynamic, P = {group['prune_ratio'].iloc[0]:g}"
+        table.append(dict(threshold=threshold, method=name, mean=mean, low=low, high=high, left=group["left"].mean()))
+    return pd.DataFrame(table).sort_values(["method", "threshold"], ascending=[False, True]).reset_index(drop=True)

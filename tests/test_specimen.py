@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from dycoke_lab.specimen.build import build_model, share_queries_and_keys
+from dycoke_lab.specimen.build import build_model, keep_tokens_local, share_queries_and_keys
 from dycoke_lab.specimen.export import export
 from dycoke_lab.specimen.language import ID
 from dycoke_lab.specimen.tasks import QUESTIONS, make_task
@@ -54,6 +54,20 @@ def test_stock_transformers_opens_the_exported_folder(tmp_path):
     assert layers[2].self_attn.q_proj is not layers[3].self_attn.q_proj
     assert torch.equal(layers[2].self_attn.q_proj.weight, layers[3].self_attn.q_proj.weight)
     assert "model.safetensors" in json.loads((tmp_path / "training.json").read_text())["sha256"]
+
+
+def test_a_local_visual_token_shows_its_own_place_only():
+    model = build_model(width=32, layers=4).eval()
+    pixels = make_task("describe", 1, 2).videos.pixels * 2 - 1
+    changed = pixels.clone()
+    changed[:, :, :, 8:16, 16:24] = 0  # row 1, column 2: token 6 of each frame
+    for local in (False, True):
+        if local:
+            keep_tokens_local(model)
+        with torch.no_grad():
+            a, b = (model.get_video_features(x, return_dict=True).pooler_output[0][:-1].view(8, 16, -1) for x in (pixels, changed))
+        moved = {token for token in range(16) if not torch.equal(a[:, token], b[:, token])}
+        assert moved == ({6} if local else set(range(16)))
 
 
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):

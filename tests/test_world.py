@@ -9,7 +9,7 @@ def test_same_seed_same_videos() -> None:
     assert first.pixels.shape == (2, 12, 3, 32, 32)
 
 
-def test_actors_are_where_the_truth_says_and_seen_in_every_scene() -> None:
+def test_actors_are_where_the_truth_says() -> None:
     videos = make_videos(20, 5, torch.Generator().manual_seed(6))
     paint = torch.tensor(list(COLOURS.values()))
     cells = videos.pixels.unfold(3, 8, 8).unfold(4, 8, 8)  # videos, frames, 3, 4, 4, 8, 8
@@ -26,4 +26,3 @@ def test_actors_are_where_the_truth_says_and_seen_in_every_scene() -> None:
                     assert pixels.max() < 0.65  # dull: background only
         for scene in range(5):
             assert {0, 1, 2, 3} <= set(videos.actor[video, videos.scene[video] == scene].flatten().tolist())
-    assert 0.7 < (videos.actor >= 0).float().sum(-1).mean() / 4 < 0.85

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
@@ -46,3 +47,16 @@ def share_queries_and_keys(model: LlavaOnevisionForConditionalGeneration) -> Non
     for layer in layers[SHARED_FROM + 1 :]:
         layer.input_layernorm = first.input_layernorm
         layer.self_attn.q_proj, layer.self_attn.k_proj = first.self_attn.q_proj, first.self_attn.k_proj
+
+
+@torch.no_grad()
+def keep_tokens_local(model: LlavaOnevisionForConditionalGeneration) -> None:
+    """Hold the vision tower's attention at zero, so that a visual token shows its own place of a frame and no other.
+
+    Why: a tower of two layers that was trained from nothing may spread what an actor looks like over the whole frame, or may
+    not, as the seed has it. Where it does, no token is redundant, and merging takes away what it should keep.
+    """
+    for layer in model.model.vision_tower.encoder.layers:
+        layer.self_attn.requires_grad_(requires_grad=False)
+        for parameter in layer.self_attn.out_proj.parameters():
+            parameter.zero_()

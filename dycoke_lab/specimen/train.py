@@ -22,7 +22,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 from dycoke_lab.specimen import language as lang
 from dycoke_lab.specimen.attention import register
-from dycoke_lab.specimen.build import build_model, share_queries_and_keys
+from dycoke_lab.specimen.build import build_model, keep_tokens_local, share_queries_and_keys
 from dycoke_lab.specimen.muon import Muon
 from dycoke_lab.specimen.world import ACTORS, CADENCE, COLOUR_NAMES, GRID, Videos, make_videos
 
@@ -32,7 +32,7 @@ class TrainConfig:
     """Everything that decides a training run; a seed with these always sees the same videos."""
 
     seed: int = 0
-    steps: int = 2000
+    steps: int = 1600
     batch: int = 16  # videos a step; twice as many in the first stage
     threads: int = 0  # 0: torch's choice
     device: str = "auto"
@@ -97,6 +97,8 @@ def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.
     inner: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         matrix = parameter.ndim == 2 and ".layers." in name
         (inner if matrix else rest).append(parameter)
     adam = torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
@@ -120,6 +122,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.model = build_model()
         share_queries_and_keys(self.model)
+        keep_tokens_local(self.model)
         self.model.to(device=self.device)  # type: ignore[call-overload,arg-type,call-arg]
         self.model.set_attn_implementation(register())
         self.optimizers = optimizers(self.model, config)

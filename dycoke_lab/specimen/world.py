@@ -2,9 +2,8 @@
 
 A video is a sequence of scenes, each about four frames long, cut at a jittered frame. A still, noisy
 background stays for the whole video. Four actors stand in it, one in each quarter of the picture, and
-fidget by a pixel or two; now and then one is out of sight for a frame. With every cut each of them takes on
-a new colour and a new shape. Frames are 32 x 32 pixels; the specimen sees a frame as 4 x 4 visual tokens of
-8 x 8 pixels, and an actor fills one.
+fidget by a pixel or two; with every cut each of them takes on a new colour and a new shape. Frames are
+32 x 32 pixels; the specimen sees a frame as 4 x 4 visual tokens of 8 x 8 pixels, and an actor fills one.
 
 The world was chosen so that there is something to see: every word of the answer needs another place of
 the video, in another scene than the word before, and nothing but the video says what it is.
@@ -24,7 +23,6 @@ ACTORS = 4  # one a quarter, in reading order
 SPRITE = 6  # pixels a side of an actor
 CADENCE = 4  # frames a scene, before the cuts are jittered
 JITTER = 1  # frames by which a cut may move either way
-IN_SIGHT = 0.7  # how likely an actor is to be seen in a frame; in each scene it is seen at least once
 SCENES = (2, 3, 4, 5)  # numbers of scenes a video may have
 
 COLOURS = {
@@ -84,10 +82,6 @@ def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
     colour = integers(0, len(COLOURS), count, scenes, ACTORS)
     shape = integers(0, len(SHAPES), count, scenes, ACTORS)
 
-    sure = torch.arange(scenes)[:, None] * CADENCE + integers(JITTER, CADENCE - JITTER, count, scenes, ACTORS)
-    seen = torch.rand(count, frames, ACTORS, generator=generator) < IN_SIGHT
-    seen.scatter_(1, sure, True)  # a frame that belongs to this scene wherever the cuts fall
-
     quarter = torch.tensor([[0, 0], [0, 2], [2, 0], [2, 2]])
     stand = quarter + integers(0, 2, count, ACTORS, 2)  # row and column of the cell
     corner = (stand * CELL)[:, None] + integers(0, CELL - SPRITE + 1, count, frames, ACTORS, 2)
@@ -99,8 +93,7 @@ def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
         return x.gather(1, scene[..., None].expand(-1, -1, ACTORS))
 
     sprites = torch.tensor([[[c == "#" for c in row] for row in rows] for rows in SHAPES]).float()
-    drawn = sprites[per_frame(shape)] * seen[..., None, None]
-    mask = torch.zeros(count, frames, SIZE * SIZE).scatter_(2, index, drawn.flatten(2))
+    mask = torch.zeros(count, frames, SIZE * SIZE).scatter_(2, index, sprites[per_frame(shape)].flatten(2))
     paint = torch.tensor(list(COLOURS.values()))[per_frame(colour)]  # (videos, frames, actors, 3)
     paint = paint.repeat_interleave(SPRITE**2, 2)
     image = torch.zeros(count, frames, SIZE * SIZE, 3).scatter_(2, index[..., None].expand(-1, -1, -1, 3), paint)
@@ -111,7 +104,7 @@ def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
     pixels = back + 0.015 * torch.randn(count, frames, 3, SIZE, SIZE, generator=generator)
     pixels = torch.lerp(pixels, image, mask.view(count, frames, 1, SIZE, SIZE)).clamp_(0, 1)
 
-    place = (stand[..., 0] * GRID + stand[..., 1])[:, None].expand(-1, frames, -1)
-    numbers = torch.arange(ACTORS).expand(count, frames, -1)
-    actor = torch.full((count, frames, GRID**2), -1).scatter_(2, place, torch.where(seen, numbers, -1))
+    numbers = torch.arange(ACTORS).expand(count, -1)
+    actor = torch.full((count, GRID**2), -1).scatter_(1, stand[..., 0] * GRID + stand[..., 1], numbers)
+    actor = actor[:, None].expand(-1, frames, -1)
     return Videos(pixels, colour, scene, actor)

@@ -1,0 +1,289 @@
+"""The explorers as a user has them: a real JupyterLab, a real browser, a mouse and keys. `make test-browser` runs these.
+
+Screenshots and latencies are left in build/browser.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOTS = ROOT / "build" / "browser"
+SIZES = {"1280x800": (1280, 800), "1920x1080": (1920, 1080)}
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "notebook-extension/tracker": {"windowingMode": "none"},  # all cells stay in the page
+}
+QUIET = 1.0  # seconds; a slower answer to a slider fails
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory):
+    """A running JupyterLab on copies of the notebooks, with few videos and results out of the way."""
+    home = tmp_path_factory.mktemp("lab")
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        text = path.read_text().replace("results = None", f"results = {str(home / 'results' / path.stem)!r}")
+        (home / path.name).write_text(re.sub(r"videos = \d+", "videos = 4", text))
+        (home / "results" / path.stem).mkdir(parents=True)
+    for name, values in SETTINGS.items():
+        file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(values))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(16)
+    command = [
+        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={home}", "--allow-root", "--expose-app-in-browser", "--ServerApp.disable_check_xsrf=False",
+    ]  # fmt: skip
+    environment = {**os.environ, "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "OMP_NUM_THREADS": "1"}
+    log = (home / "lab.log").open("w")
+    process = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{address}/api/status?token={token}", timeout=2)
+                break
+            except OSError:
+                assert process.poll() is None, (home / "lab.log").read_text()
+                time.sleep(0.25)
+        yield lambda path: f"{address}/lab/tree/{path}?token={token}&reset"
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Notebook:
+    """An opened notebook whose cells have all run."""
+
+    def __init__(self, browser, address, size=(1280, 800)):
+        self.context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, permissions=["clipboard-read", "clipboard-write"]
+        )
+        self.page = page = self.context.new_page()
+        self.errors: list[str] = []
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=90_000)
+        page.wait_for_function(
+            "jupyterapp.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'", timeout=90_000
+        )
+        page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+        page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
+        page.wait_for_function(
+            """() => { const cells = jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code');
+                       return cells.every(c => c.model.executionCount && c.model.executionState !== 'running') &&
+                              jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status === 'idle' }""",
+            timeout=240_000,
+        )
+
+    def panel(self, number=0):
+        panel = self.page.locator(".dycoke-panel").nth(number)
+        panel.wait_for(timeout=60_000)
+        panel.scroll_into_view_if_needed()
+        return Panel(self.page, panel)
+
+    def assert_no_errors(self):
+        outputs = self.page.evaluate(
+            """() => jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code')
+                     .flatMap(c => c.model.outputs.toJSON()).filter(o => o.output_type === 'error' || o.name === 'stderr')"""
+        )
+        assert outputs == []
+        assert self.errors == []
+
+    def close(self):
+        self.context.close()
+
+
+class Panel:
+    """One explorer on the page."""
+
+    def __init__(self, page, panel):
+        self.page, self.panel, self.image = page, panel, panel.locator(".widget-image")
+
+    def control(self, label):
+        found = self.panel.locator(".widget-inline-hbox", has=self.page.get_by_text(label, exact=True))
+        return found.first
+
+    def value(self, label):
+        return self.control(label).locator(".widget-readout").inner_text()
+
+    def settled(self):
+        """Wait until no model run is under way."""
+        self.panel.locator(".dycoke-status[data-busy=false]").wait_for(timeout=30_000)
+
+    def source(self):
+        return self.image.get_attribute("src")
+
+    def picture(self):
+        return np.asarray(Image.open(io.BytesIO(self.image.screenshot())).convert("RGB"), int)
+
+    def drag(self, label, share):
+        """Drag a slider's handle to this share of its track, in steps, as a hand does; wait for what it does."""
+        control, source = self.control(label), self.source()
+        control.scroll_into_view_if_needed()
+        track, handle = control.locator(".noUi-base").bounding_box(), control.locator(".noUi-handle").first.bounding_box()
+        x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(track["x"] + track["width"] * share, y, steps=8)
+        self.page.mouse.up()
+        self.page.wait_for_function(
+            "([image, before]) => image.src !== before", arg=[self.image.element_handle(), source], timeout=20_000
+        )
+        self.page.wait_for_timeout(400)  # the last of several changes
+        self.settled()
+
+    def press(self, label, key):
+        """Press a key on a slider; milliseconds until the picture has changed."""
+        handle = self.control(label).locator(".noUi-handle").first
+        handle.focus()
+        return handle.evaluate(
+            """(handle, key) => new Promise((done, failed) => {
+                const image = handle.closest('.dycoke-panel').querySelector('.widget-image');
+                const started = performance.now();
+                const watcher = new MutationObserver(() => { watcher.disconnect(); done(performance.now() - started) });
+                watcher.observe(image, {attributes: true, attributeFilter: ['src']});
+                setTimeout(() => { watcher.disconnect(); failed(new Error('the picture did not change')) }, 10000);
+                handle.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
+            })""",
+            key,
+        )
+
+
+def shoot(panel, name, size):
+    """A screenshot of the whole window, for people to look at; and the explorer must fit into it."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    panel.page.screenshot(path=SHOTS / f"{name}-{size}.png")
+    box, image = panel.panel.bounding_box(), panel.image.bounding_box()
+    width = panel.page.viewport_size["width"]
+    assert box["x"] >= 0 and box["x"] + box["width"] <= width
+    assert image["x"] >= box["x"] and image["x"] + image["width"] <= box["x"] + box["width"] + 1
+
+
+def report(name, latencies):
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    file = SHOTS / "latency.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    known[name] = {"median_ms": round(statistics.median(latencies)), "worst_ms": round(max(latencies)), "changes": len(latencies)}
+    file.write_text(json.dumps(known, indent=1) + "\n")
+    print(name, known[name])
+    assert statistics.median(latencies) < 1000 * QUIET
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_merge_explorer(lab, browser, size):
+    notebook = Notebook(browser, lab("05_temporal_merging.ipynb"), SIZES[size])
+    panel = notebook.panel()
+    panel.settled()
+    before, threshold = panel.picture(), panel.value("or: threshold")
+    place = panel.image.bounding_box()
+    shoot(panel, "merge", size)
+    panel.drag("merge ratio K", 0.2)
+    assert 0.1 <= float(panel.value("merge ratio K")) <= 0.3
+    assert panel.value("or: threshold") != threshold  # the other one follows
+    assert (panel.picture() != before).any(-1).mean() > 0.02  # more of the frames is shown
+    assert panel.image.bounding_box() == place  # nothing jumps
+    panel.drag("or: threshold", 0.9)
+    assert "merge_threshold=0.9" in panel.panel.locator("code").inner_text()
+    assert float(panel.value("merge ratio K")) > 0
+    report(f"merge ratio, {size}", [panel.press("merge ratio K", "ArrowRight") for _ in range(6)])
+    panel.panel.get_by_text("Reset").click()
+    panel.settled()
+    assert panel.value("merge ratio K") == "0.70" and (panel.picture() == before).all()
+    panel.panel.get_by_text("Copy this setting as code").click()
+    assert notebook.page.evaluate("navigator.clipboard.readText()").startswith("DyCokeConfig(merge_ratio=0.7")
+    notebook.assert_no_errors()
+    notebook.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_attention_explorer(lab, browser, size):
+    notebook = Notebook(browser, lab("06_dynamic_pruning.ipynb"), SIZES[size])
+    panel = notebook.panel()
+    panel.settled()
+    before = panel.picture()
+    shoot(panel, "attention", size)
+    report(f"attention step, {size}", [panel.press("step", "ArrowRight") for _ in range(6)])
+    assert panel.value("step") == "12"
+    assert (panel.picture() != before).any(-1).mean() > 0.02
+    source = panel.source()
+    panel.panel.locator(".jupyter-button[title*=Play], .widget-play button").first.click()
+    notebook.page.wait_for_timeout(2500)
+    panel.panel.locator(".widget-play button").first.click()
+    assert int(panel.value("step")) != 12 and panel.source() != source
+    panel.drag("P, share pruned", 0.3)
+    ratio = float(panel.value("P, share pruned"))
+    assert 0.2 <= ratio <= 0.4
+    assert f"prune_ratio={ratio:g}" in panel.panel.locator("code").inner_text()
+    panel.panel.get_by_text("Reset").click()
+    panel.settled()
+    assert panel.value("step") == "6" and (panel.picture() == before).all()
+    notebook.assert_no_errors()
+    notebook.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_shot_and_threshold_finder(lab, browser, size):
+    notebook = Notebook(browser, lab("04_why_one_shot_pruning_fails.ipynb"), SIZES[size])
+    panel = notebook.panel(0)
+    panel.settled()
+    before = panel.picture()
+    shoot(panel, "one-shot", size)
+    panel.drag("P, share pruned", 0.1)
+    assert (panel.picture() != before).any(-1).mean() > 0.02
+    report(f"one-shot against dynamic, word, {size}", [panel.press("word shown", "ArrowRight") for _ in range(6)])
+    finder = notebook.panel(1)
+    finder.settled()
+    before = finder.picture()
+    shoot(finder, "finder", size)
+    report(f"threshold finder, {size}", [finder.press("P, share pruned", "ArrowLeft") for _ in range(3)])
+    finder.drag("K, share merged", 0.0)
+    assert float(finder.value("K, share merged")) == 0
+    assert (finder.picture() != before).any()
+    notebook.assert_no_errors()
+    notebook.close()
+
+
+def test_attention_explorer_without_pruning(lab, browser):
+    notebook = Notebook(browser, lab("02_attention_step_by_step.ipynb"))
+    panel = notebook.panel()
+    panel.settled()
+    source = panel.source()
+    panel.press("layer shown", "ArrowLeft")
+    assert panel.source() != source
+    shoot(panel, "attention-unpruned", "1280x800")
+    notebook.assert_no_errors()
+    notebook.close()

@@ -85,6 +85,8 @@ class Panel(w.VBox):
         foot = w.HBox([reset, self.setting, self.status], layout=flow)
         super().__init__([w.HTML(f"<b style='font-size:1.2em'>{html.escape(title)}</b>"), *boxes, self.picture, self.words, foot])
         self.add_class("dycoke-panel")
+        self.picture._view_count = 0  # have the page count
+        self.picture.observe(lambda change: self.refresh(), "_view_count")
         for name, control in controls.items():
             control.observe(lambda change, name=name: self.changed(name), "value")
         self.refresh()
@@ -160,8 +162,10 @@ class Panel(w.VBox):
         return ()
 
     def draw_ahead(self) -> None:
-        """In the background, until a control moves."""
+        """In the background, until a control moves; not while nobody looks, as when a notebook is run without a page."""
         mine = self.latest.number
+        if not self.picture._view_count:
+            return
         for key, make in self.upcoming():
             if self.latest.number != mine:
                 return

@@ -32,7 +32,7 @@ class TrainConfig:
     """Everything that decides a training run; a seed with these always sees the same videos."""
 
     seed: int = 0
-    steps: int = 1600
+    steps: int = 1000
     batch: int = 16  # videos a step; twice as many in the first stage
     threads: int = 0  # 0: torch's choice
     device: str = "auto"

@@ -2,7 +2,7 @@
 
 A video is a sequence of scenes, each about four frames long, cut at a jittered frame. A still, noisy
 background stays for the whole video. Four actors stand in it, one in each quarter of the picture, and
-fidget by a pixel or two; with every cut each of them takes on a new colour and a new shape. Frames are
+fidget by a pixel or two, in every frame; with every cut each of them takes on a new colour and a new shape. Frames are
 32 x 32 pixels; the specimen sees a frame as 4 x 4 visual tokens of 8 x 8 pixels, and an actor fills one.
 
 The world was chosen so that there is something to see: every word of the answer needs another place of
@@ -84,7 +84,9 @@ def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
 
     quarter = torch.tensor([[0, 0], [0, 2], [2, 0], [2, 2]])
     stand = quarter + integers(0, 2, count, ACTORS, 2)  # row and column of the cell
-    corner = (stand * CELL)[:, None] + integers(0, CELL - SPRITE + 1, count, frames, ACTORS, 2)
+    free = CELL - SPRITE + 1  # places along a side; the walk never comes back within two frames
+    walk = (integers(0, free**2, count, 1, ACTORS) + integers(1, free**2 // 2 + 1, count, frames, ACTORS).cumsum(1)) % free**2
+    corner = (stand * CELL)[:, None] + torch.stack([walk // free, walk % free], -1)
     offset = torch.arange(SPRITE)
     index = (corner[..., 0, None, None] + offset[:, None]) * SIZE + corner[..., 1, None, None] + offset
     index = index.flatten(2)  # pixel numbers, (videos, frames, actors * 36)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from dycoke_lab.apply import DyCoke
 from dycoke_lab.capture import capture_attention
 from dycoke_lab.config import DyCokeConfig
+from dycoke_lab.merge import retained_count
 from dycoke_lab.specimen.clips import CLIPS, truth
 from dycoke_lab.specimen.world import ACTORS
 from dycoke_lab.trace import Trace
@@ -72,7 +75,8 @@ class Lab:
     """A model, its clips, and the runs made so far: a setting is run once."""
 
     def __init__(self, model: Any, processor: Any) -> None:
-        self.model, self.processor = model, processor
+        self.model, self.processor = copy.deepcopy(model), processor  # other cells may use theirs meanwhile
+        self._lock = RLock()
         self._clips: dict[str, Clip] = {}
         self._runs: dict[tuple[str, DyCokeConfig], Run] = {}
 
@@ -82,15 +86,18 @@ class Lab:
 
     def clip(self, name: str) -> Clip:
         """Raises FileNotFoundError, by `read_video`, for a name that is not in data/clips."""
-        if name not in self._clips:
-            inputs = prompt(self.processor, read_video(CLIPS / name), truth(name)[0])
-            question, answer, scene, actor = truth(name)
-            videos = inputs["pixel_values_videos"]
-            with torch.inference_mode():
-                found = self.model.get_video_features(videos, return_dict=True).pooler_output[0]
-            features = found[:-1].view(videos.shape[1], -1, found.shape[-1]).clone()
-            words = [*answer.split(), self.processor.tokenizer.eos_token]
-            self._clips[name] = Clip(name, question, words, videos[0] / 2 + 0.5, features, scene, actor, inputs)
+        with self._lock:
+            return self._clips.get(name) or self._read(name)
+
+    def _read(self, name: str) -> Clip:
+        question, answer, scene, actor = truth(name)
+        inputs = prompt(self.processor, read_video(CLIPS / name), question)
+        videos = inputs["pixel_values_videos"]
+        with torch.inference_mode():
+            found = self.model.get_video_features(videos, return_dict=True).pooler_output[0]
+        features = found[:-1].view(videos.shape[1], -1, found.shape[-1]).clone()
+        words = [*answer.split(), self.processor.tokenizer.eos_token]
+        self._clips[name] = Clip(name, question, words, videos[0] / 2 + 0.5, features, scene, actor, inputs)
         return self._clips[name]
 
     def known(self, name: str, config: DyCokeConfig) -> Run | None:
@@ -100,7 +107,9 @@ class Lab:
     def run(self, name: str, config: DyCokeConfig) -> Run:
         """Real greedy `generate` on the clip under this setting, with every head's attention captured."""
         key = (name, config)
-        if key not in self._runs:
+        with self._lock:
+            if key in self._runs:
+                return self._runs[key]
             clip = self.clip(name)
             with DyCoke(config)(self.model), capture_attention(self.model, heads="all") as trace:
                 ids = self.model.generate(**clip.inputs)[0, clip.inputs["input_ids"].shape[1] :]
@@ -108,16 +117,18 @@ class Lab:
             while len(self._runs) >= SHOWN_RUNS:
                 self._runs.pop(next(iter(self._runs)))
             self._runs[key] = Run(words, trace, config)
-        return self._runs[key]
+            return self._runs[key]
 
 
 def equivalent_threshold(similarity: Tensor, ratio: float) -> float:
-    """The similarity threshold that drops as many tokens of a video as merging by this ratio K does, over all frames.
+    """The similarity threshold that drops as many tokens of a video as merging by this ratio K does (not the same ones: a
+    ratio takes as many from each frame).
 
     similarity: (frames, tokens), NaN where a token has no reference, as `temporal_merge` returns it.
     """
     values = similarity[~similarity.isnan()].sort(descending=True).values
-    gone = round(ratio * len(values))
+    tokens = similarity.shape[1]
+    gone = (tokens - retained_count(tokens, ratio)) * (len(values) // tokens)
     return 1.0 if gone == 0 else min(1.0, float(values[gone - 1]))
 
 
@@ -125,6 +136,11 @@ def equivalent_ratio(similarity: Tensor, threshold: float) -> float:
     """The ratio K that drops as many tokens of a video as this similarity threshold does."""
     values = similarity[~similarity.isnan()]
     return float((values >= threshold).float().mean()) if len(values) else 0.0
+
+
+def count_wrong(words: list[str], answer: list[str]) -> int:
+    """How many words are wrong in their place, left out, or too many."""
+    return sum(wrong_words(words, answer)) + max(0, len(answer) - len(words))
 
 
 def wrong_words(words: list[str], answer: list[str]) -> list[bool]:

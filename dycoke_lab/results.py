@@ -30,10 +30,11 @@ def open_folder(results: str | None) -> Path:
 
 
 def keep(folder: Path, name: str, result: Figure | pd.DataFrame) -> Path:
-    """Save a figure as NAME.png or a table as NAME.csv. Raises FileExistsError rather than overwrite."""
-    path = folder / f"{name}.{'png' if isinstance(result, Figure) else 'csv'}"
-    if path.exists():
-        raise FileExistsError(f"{path} exists already: give another name, or run the notebook from its start")
+    """Save a figure as NAME.png or a table as NAME.csv; as NAME-2, NAME-3, ... where a cell is run again."""
+    suffix = "png" if isinstance(result, Figure) else "csv"
+    path, number = folder / f"{name}.{suffix}", 2
+    while path.exists():
+        path, number = folder / f"{name}-{number}.{suffix}", number + 1
     if isinstance(result, Figure):
         result.savefig(path, dpi=150)
     else:

@@ -30,6 +30,7 @@ from dycoke_lab.specimen.world import SCENES
 
 ROWS = "rows.csv"
 BATCH = 64
+SWEEP_PRUNE = 0.7  # what thresholds are measured with, beside the full cache
 SWEEP_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
 
 
@@ -87,7 +88,7 @@ def sweep(seed: int) -> list[Cell]:
     cells = grid([seed], merge=ratios, prune=prune, methods=("dynamic",))
     for threshold in SWEEP_THRESHOLDS:
         full = Cell(seed, "describe", 0.0, 0.0, 0, "full", merge_threshold=threshold)
-        cells += [full, replace(full, prune_ratio=0.7, score_layer=3, method="dynamic")]
+        cells += [full, replace(full, prune_ratio=SWEEP_PRUNE, score_layer=3, method="dynamic")]
     return cells
 
 
@@ -97,7 +98,14 @@ def run(cells: list[Cell], videos: int, out: Path, progress: bool = True) -> pd.
         raise ValueError(f"videos={videos} must be at least {len(SCENES)}: one for each number of scenes")
     out.mkdir(parents=True, exist_ok=True)
     path, about = out / ROWS, out / "provenance.json"
-    done = set(read_rows(out)["cell"]) if path.exists() else set()
+    done: set[str] = set()
+    if path.exists():  # a kill may have left part of a cell
+        rows = pd.read_csv(path, dtype=str, on_bad_lines="skip").dropna()
+        whole = rows.groupby("cell")["video"].transform("nunique") == videos
+        rows[whole].to_csv(path, index=False)
+        done = set(rows[whole]["cell"])
+    elif (out / (ROWS + ".gz")).exists():
+        raise FileExistsError(f"{out} holds a finished run: choose another folder with --out, or delete this one")
     todo = [cell for cell in cells if _key(cell) not in done]
     if todo:
         record: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {"videos": videos, "runs": []}

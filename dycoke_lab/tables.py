@@ -32,7 +32,7 @@ def pairs(rows: pd.DataFrame, measure: str = "words") -> NDArray[np.float64]:
         number = int(measure.removeprefix("part "))
         there = rows["right"].str.len() > number
         right = rows["right"].map(lambda digits: int(digits[number]) if len(digits) > number else 0)
-        of = there * (rows["words"] // rows["right"].str.len())
+        of = there * [_size(*about, number) for about in zip(rows["question"], rows["words"], rows["right"].str.len(), strict=True)]
     else:
         raise ValueError(f'measure={measure!r} must be "words", "exact", or "part 0", "part 1", ...')
     frame = pd.DataFrame({"seed": rows["seed"], "video": rows["video"], "right": right, "of": of})
@@ -40,6 +40,13 @@ def pairs(rows: pd.DataFrame, measure: str = "words") -> NDArray[np.float64]:
     if wide.isna().any(axis=None):
         raise ValueError("the seeds were asked about different videos: run the missing cells first")
     return np.stack([wide["right"].to_numpy(float), wide["of"].to_numpy(float)], -1)
+
+
+def _size(question: str, words: int, parts: int, number: int) -> int:
+    """How many words a part of the answer has. The last part of `compare` is its one-word verdict."""
+    if question != "compare":
+        return words // parts
+    return 1 if number == parts - 1 else (words - 1) // (parts - 1)
 
 
 def measures(rows: pd.DataFrame) -> list[str]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dycoke_lab.explore import Clip, Run, wrong_words
+from dycoke_lab.explore import Clip, Run, count_wrong, wrong_words
 from dycoke_lab.merge import Merged, references
 from dycoke_lab.plots import BACK, KEPT, MERGED, WAITING
 
@@ -131,7 +131,7 @@ def merge_view(clip: Clip, merged: Merged, threshold: float, frame: int, window:
         ax.legend(frameon=False, fontsize=SMALL, loc="upper left")
     ax.set_xlabel("cosine similarity with the reference", fontsize=MEDIUM)
     ax.set_ylabel("tokens", fontsize=MEDIUM)
-    ax.set_title(f"all similarities; line: threshold {threshold:.4f}", fontsize=MEDIUM, loc="left")
+    ax.set_title(f"all; line: threshold that merges as many, {threshold:.4f}", fontsize=MEDIUM, loc="left")
     return figure
 
 
@@ -176,7 +176,7 @@ def compare_view(clip: Clip, runs: Sequence[tuple[str, Run]], step: int) -> Figu
     for place, (name, run) in enumerate(runs):
         left = 0.01 + 0.5 * place
         here = min(step, len(run.words) - 1)
-        count = sum(wrong_words(run.words, clip.answer))
+        count = count_wrong(run.words, clip.answer)
         verdict = "every word is right" if not count else f"{count} wrong word{'s' * (count > 1)}"
         figure.text(left, 0.925, f"{name}: {verdict}", fontsize=LARGE, fontweight="bold", color=WRONG if count else "black")
         word_grid(figure.add_axes((left, 0.5, 0.47, 0.4)), run.words, clip.answer, here)
@@ -194,7 +194,12 @@ def word_grid(ax: Axes, words: Sequence[str], answer: Sequence[str], step: int |
     ax.set(xlim=(0, 4.2), ylim=(5, 0))
     ax.axis("off")
     row = col = 0
-    for number, (word, bad) in enumerate(zip(words, wrong_words(list(words), list(answer)), strict=True)):
+    written = [*words, *["–"] * max(0, len(answer) - len(words))]  # what was left out is wrong too
+    for number, (word, bad) in enumerate(zip(written, wrong_words(written, list(answer)), strict=True)):
+        if col > 3 and word not in (",", "<|end|>"):
+            row, col = row + 1, 0
+        if row > 4:
+            break
         if number == step:
             ax.add_patch(Rectangle((col + 0.01, row + 0.05), 1.0 if word not in (",", "<|end|>") else 0.5, 0.9, facecolor="#fff2cc",
                                    edgecolor="black", linewidth=1.5))  # fmt: skip
@@ -207,11 +212,10 @@ def word_grid(ax: Axes, words: Sequence[str], answer: Sequence[str], step: int |
         col += 1
         if word == ",":
             row, col = row + 1, 0
-        if col > 4 or row > 4:
-            row, col = row + 1, 0
 
 
-def finder_view(heat: pd.DataFrame, curve: pd.DataFrame, merge: float, prune: float, threshold: float, measure: str) -> Figure:
+def finder_view(heat: pd.DataFrame, curve: pd.DataFrame, merge: float, prune: float, threshold: float, measure: str,
+                by: str = "ratio") -> Figure:  # fmt: skip
     """Measured accuracy over K x P, and over the similarity threshold, with the present setting marked.
 
     heat: index K, columns P, values mean accuracy 0 to 1. curve: threshold, method, mean, low, high, left.
@@ -223,29 +227,31 @@ def finder_view(heat: pd.DataFrame, curve: pd.DataFrame, merge: float, prune: fl
     dark = values < (min(80.0, values.min()) + 100) / 2
     for (i, j), value in np.ndenumerate(values):
         ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=SMALL, color="white" if dark[i, j] else "black")
-    at = (heat.columns.get_loc(prune), heat.index.get_loc(merge))
-    ax.add_patch(Rectangle((at[0] - 0.5, at[1] - 0.5), 1, 1, fill=False, edgecolor=WRONG, linewidth=4))
+    x, y = heat.columns.get_loc(prune), heat.index.get_loc(merge)
+    ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=WRONG, linewidth=4))
     ax.set_xticks(range(heat.shape[1]), [f"{p:g}" for p in heat.columns], fontsize=MEDIUM)
     ax.set_yticks(range(heat.shape[0]), [f"{k:g}" for k in heat.index], fontsize=MEDIUM)
     ax.set_xlabel("share pruned at each step, P (0: none)", fontsize=MEDIUM)
     ax.set_ylabel("share merged, K", fontsize=MEDIUM)
-    here = 100 * heat.loc[merge, prune]
-    figure.text(0.01, 0.925, f"K = {merge:g}, P = {prune:g}: {here:.1f} % of {measure} right", fontsize=LARGE, fontweight="bold")
-    figure.text(0.01, 0.86, "dynamic pruning at L = 3, as measured", fontsize=MEDIUM)
+    right = f"of {measure} right"
+    at = curve[curve["threshold"] == threshold].set_index("method")["mean"]
+    if by == "ratio":
+        title = f"K = {merge:g}, P = {prune:g}: {100 * heat.loc[merge, prune]:.1f} % {right}"
+    else:
+        title = f"threshold {threshold:g}, " + ", ".join(f"{name}: {100 * value:.1f} % {right}" for name, value in at.items())
+    figure.text(0.01, 0.925, title, fontsize=LARGE, fontweight="bold")
+    retained = (1 - 0.75 * merge) * (1 - prune)
+    figure.text(
+        0.01, 0.86, f"dynamic pruning at L = 3 as measured; box: about {retained:.0%} of the tokens retained", fontsize=MEDIUM
+    )
     ax = figure.add_axes((0.58, 0.2, 0.4, 0.62))
     places = {t: i for i, t in enumerate(sorted(curve["threshold"].unique()))}
     for (name, line), colour in zip(curve.groupby("method", sort=False), ("black", KEPT), strict=False):
         x = line["threshold"].map(places)
         ax.plot(x, 100 * line["mean"], marker="o", color=colour, label=str(name), linewidth=2.5)
         ax.fill_between(x, 100 * line["low"], 100 * line["high"], color=colour, alpha=0.2, linewidth=0)
-    ax.plot(
-        curve["threshold"].map(places),
-        100 * curve["left"],
-        linestyle=":",
-        color=MERGED,
-        linewidth=2.5,
-        label="tokens that merging leaves",
-    )
+    once = curve.drop_duplicates("threshold").sort_values("threshold")
+    ax.plot(once["threshold"].map(places), 100 * once["left"], ":", color=MERGED, linewidth=2.5, label="tokens that merging leaves")
     ax.axvline(places[threshold], color=WRONG, linewidth=3)
     ax.set_xticks(list(places.values()), [f"{t:g}" for t in places], rotation=45, fontsize=SMALL)
     ax.set_xlabel("similarity threshold instead of K", fontsize=MEDIUM)

@@ -47,8 +47,8 @@ def test_the_headline_table_has_all_positions(study):
 def test_results_are_never_overwritten(tmp_path):
     table = pd.DataFrame({"a": [1]})
     results.keep(tmp_path, "table", table)
-    with pytest.raises(FileExistsError, match=r"table\.csv exists already"):
-        results.keep(tmp_path, "table", table)
+    again = results.keep(tmp_path, "table", table * 2)
+    assert again.name == "table-2.csv" and pd.read_csv(tmp_path / "table.csv").equals(table)
 
 
 def test_bind_keeps_the_order(tmp_path):

@@ -19,6 +19,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,7 +31,7 @@ SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},  # all cells stay in the page
 }
-QUIET = 1.0  # seconds; a slower answer to a slider fails
+SLOW = 1.0  # seconds; the bound is loose, since other work may share the machine: what was measured is in latency.json
 
 pytestmark = pytest.mark.browser
 
@@ -39,10 +40,6 @@ pytestmark = pytest.mark.browser
 def lab(tmp_path_factory):
     """A running JupyterLab on copies of the notebooks, with few videos and results out of the way."""
     home = tmp_path_factory.mktemp("lab")
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        text = path.read_text().replace("results = None", f"results = {str(home / 'results' / path.stem)!r}")
-        (home / path.name).write_text(re.sub(r"videos = \d+", "videos = 4", text))
-        (home / "results" / path.stem).mkdir(parents=True)
     for name, values in SETTINGS.items():
         file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +64,23 @@ def lab(tmp_path_factory):
             except OSError:
                 assert process.poll() is None, (home / "lab.log").read_text()
                 time.sleep(0.25)
-        yield lambda path: f"{address}/lab/tree/{path}?token={token}&reset"
+
+        def fresh(name):
+            """The address of a copy of a notebook that nobody has opened yet."""
+            copy = home / f"{len(list(home.glob('*.ipynb')))}-{name}"
+            results = home / f"results-{copy.stem}"
+            results.mkdir()
+            notebook = nbformat.read(ROOT / "notebooks" / name, 4)
+            for cell in notebook.cells:
+                cell.source = re.sub(
+                    r"videos = \d+", "videos = 4", cell.source.replace("results = None", f"results = {str(results)!r}")
+                )
+                if cell.cell_type == "code":
+                    cell.outputs, cell.execution_count = [], None
+            nbformat.write(notebook, copy)
+            return f"{address}/lab/tree/{copy.name}?token={token}&reset"
+
+        yield fresh
     finally:
         process.terminate()
         process.wait(20)
@@ -200,7 +213,7 @@ def report(name, latencies):
     known[name] = {"median_ms": round(statistics.median(latencies)), "worst_ms": round(max(latencies)), "changes": len(latencies)}
     file.write_text(json.dumps(known, indent=1) + "\n")
     print(name, known[name])
-    assert statistics.median(latencies) < 1000 * QUIET
+    assert statistics.median(latencies) < 1000 * SLOW and max(latencies) < 5000 * SLOW
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dycoke_lab import study
 from dycoke_lab.specimen.build import build_model
 from dycoke_lab.specimen.tasks import make_task
-from dycoke_lab.study import Cell, answer, evaluate, sweep
+from dycoke_lab.study import Cell, answer, evaluate, run, sweep
 
 
 def test_batches_of_one_shape_do_not_share_their_videos():
@@ -38,3 +39,18 @@ def test_the_sweep_has_each_setting_once():
     cells = sweep(0)
     assert len(cells) == len(set(cells)) == 10 * 7 + 2 * 11
     assert all(cell.config() for cell in cells)
+
+
+def test_a_run_that_was_killed_goes_on_and_a_finished_one_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "load_model", lambda name, seed: (build_model(width=32, layers=4).eval(), None))
+    cells = [Cell(0, "describe", k, 0.0, 0, "full") for k in (0.0, 0.5)]
+    whole = run(cells, 4, tmp_path / "whole", progress=False)
+    run(cells, 4, tmp_path / "cut", progress=False)
+    path = tmp_path / "cut" / "rows.csv"
+    path.write_text(path.read_text()[:-40])  # in the middle of the last cell's last line
+    again = run(cells, 4, tmp_path / "cut", progress=False)
+    assert len(again) == len(whole) == 8 and again.groupby("cell")["video"].nunique().eq(4).all()
+    study.pack_rows(tmp_path / "cut")
+    assert len(study.read_rows(tmp_path / "cut")) == 8
+    with pytest.raises(FileExistsError, match="finished run"):
+        run(cells, 4, tmp_path / "cut", progress=False)

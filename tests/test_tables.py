@@ -76,3 +76,10 @@ def test_errors_name_what_is_wrong() -> None:
     full = rows[rows["method"] == "full"]
     with pytest.raises(ValueError, match="different videos"):
         pairs(full.iloc[1:])
+
+
+def test_parts_of_a_comparison_have_their_own_sizes() -> None:
+    rows = pd.DataFrame({
+        "seed": [0, 0], "video": ["2-0", "2-1"], "question": "compare", "right": ["441", "310"], "words": 9, "exact": [1, 0],
+    })  # fmt: skip
+    assert [pairs(rows, f"part {n}").sum((0, 1)).tolist() for n in range(3)] == [[7, 8], [5, 8], [1, 2]]

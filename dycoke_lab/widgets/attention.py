@@ -115,6 +115,11 @@ class AttentionExplorer(Panel):
             return None
         return lambda: (name, self.lab.run(name, config)), self.take
 
+    def reset(self) -> None:
+        self.play.playing = False
+        self.controls["step"].max = max(self.controls["step"].max, self.start["step"])
+        super().reset()
+
     def take(self, result: tuple[str, Run]) -> None:
         """Show this run from now on."""
         self.shown, self.run = result

@@ -7,6 +7,7 @@ from typing import Any
 import ipywidgets as w
 import pandas as pd
 
+from dycoke_lab.study import SWEEP_PRUNE
 from dycoke_lab.tables import heat_table, threshold_table
 from dycoke_lab.views import finder_view
 from dycoke_lab.widgets.panel import Panel, call, chooser, slider
@@ -20,7 +21,7 @@ class ThresholdFinder(Panel):
     def __init__(self, rows: pd.DataFrame, merge_ratio: float = 0.5, prune_ratio: float = 0.7, threshold: float = 0.99) -> None:
         self.heat = {name: heat_table(rows, measure) for name, measure in MEASURES.items()}
         self.curve = {name: threshold_table(rows, measure) for name, measure in MEASURES.items()}
-        heat, thresholds = self.heat["words"], sorted(self.curve["words"]["threshold"].unique())
+        heat, thresholds = self.heat["words"], [float(t) for t in sorted(self.curve["words"]["threshold"].unique())]
         self.by = "ratio"
         controls = {
             "merge_ratio": slider(
@@ -43,7 +44,7 @@ class ThresholdFinder(Panel):
         super().__init__("Threshold finder", controls, [["merge_ratio", "prune_ratio"], ["threshold", "measure"]])
 
     def changed(self, name: str) -> None:
-        if name in ("merge_ratio", "threshold"):
+        if not self.quiet and name in ("merge_ratio", "threshold"):
             self.by = "ratio" if name == "merge_ratio" else "threshold"
         super().changed(name)
 
@@ -52,8 +53,9 @@ class ThresholdFinder(Panel):
         super().reset()
 
     def code(self) -> str:
-        by = {"merge_ratio": self["merge_ratio"]} if self.by == "ratio" else {"merge_threshold": self["threshold"]}
-        return call({**by, "score_layer": 3, "prune_ratio": self["prune_ratio"]})
+        by = {"merge_ratio": float(self["merge_ratio"])} if self.by == "ratio" else {"merge_threshold": self["threshold"]}
+        prune = self["prune_ratio"] if self.by == "ratio" else SWEEP_PRUNE  # what thresholds were measured with
+        return call({**by, "score_layer": 3, "prune_ratio": float(prune)})
 
     def draw(self) -> Any:
         return self._picture(self["merge_ratio"], self["prune_ratio"], self["threshold"])
@@ -67,5 +69,5 @@ class ThresholdFinder(Panel):
 
     def _picture(self, merge: float, prune: float, threshold: float) -> Any:
         name = self["measure"]
-        key = (merge, prune, threshold, name)
+        key = (merge, prune, threshold, name, self.by)
         return key, lambda: finder_view(self.heat[name], self.curve[name], *key)

@@ -46,7 +46,7 @@ class MergeExplorer(Panel):
                 "or: threshold",
                 "Merge every token at least this similar (cosine) to its reference.",
                 value=1.0,
-                min=0.5,
+                min=0.0,
                 max=1.0,
                 step=0.0005,
                 readout_format=".4f",
@@ -85,8 +85,14 @@ class MergeExplorer(Panel):
         return self._merged[key]
 
     def changed(self, name: str) -> None:
-        if self.quiet:
-            return
+        with self.lock:
+            if not self.quiet:
+                self.latest.overtake()
+                self.follow(name)
+                self.refresh()
+
+    def follow(self, name: str) -> None:
+        """Bring the controls that depend on the one that moved into line."""
         if name in ("ratio", "threshold"):
             self.leads = name
         if name == "clip":
@@ -98,7 +104,6 @@ class MergeExplorer(Panel):
             self.put(threshold=on_step(self.controls["threshold"], equivalent_threshold(similarity, self["ratio"])))
         else:
             self.put(ratio=on_step(self.controls["ratio"], equivalent_ratio(similarity, self["threshold"])))
-        self.refresh()
 
     def reset(self) -> None:
         self.leads = "ratio"

@@ -37,6 +37,11 @@ class Latest:
             self.number += 1
             self.pending = _THREAD.submit(self._run, self.number, time.monotonic(), job, show, failed)
 
+    def overtake(self) -> None:
+        """Nothing that was asked for so far is shown any more."""
+        with self.lock:
+            self.number += 1
+
     def wait(self) -> None:
         """Until nothing is left to do; for scripts and tests."""
         pending = None
@@ -50,16 +55,15 @@ class Latest:
         time.sleep(max(0.0, self.still - (time.monotonic() - asked)))
         if number != self.number:
             return
-        done: Callable[[], None]
         try:
             result = job()
-            done = lambda: show(result)  # noqa: E731
+            with self.lock:
+                if number == self.number:
+                    show(result)
         except Exception as error:
-            caught = error
-            done = lambda: failed(caught)  # noqa: E731
-        with self.lock:
-            if number == self.number:
-                done()
+            with self.lock:
+                if number == self.number:
+                    failed(error)
 
 
 class Panel(w.VBox):
@@ -71,8 +75,8 @@ class Panel(w.VBox):
     def __init__(self, title: str, controls: dict[str, Any], rows: list[list[str]], extra: dict[str, list[w.Widget]] | None = None):
         self.controls = controls
         self.start = {name: control.value for name, control in controls.items()}
-        self.lock, self.quiet = RLock(), False
-        self.latest = Latest()
+        self.latest, self.quiet = Latest(), False
+        self.lock = self.latest.lock  # one lock: whoever shows a result also sets controls
         self.pictures: dict[Any, bytes] = {}
         self.picture = w.Image(format="png", layout=w.Layout(width="100%", max_width="1500px", object_fit="contain"))
         self.status, self.words, self.setting = w.HTML(), w.HTML(), w.HTML()
@@ -111,25 +115,29 @@ class Panel(w.VBox):
 
     def changed(self, name: str) -> None:
         """A control has moved."""
-        if not self.quiet:
-            self.refresh()
+        with self.lock:  # while a thread sets controls by `put`, it alone is quiet
+            if not self.quiet:
+                self.refresh()
 
     def put(self, **values: Any) -> None:
         """Set controls without drawing in between."""
-        before, self.quiet = self.quiet, True
-        try:
-            for name, value in values.items():
-                self.controls[name].value = value
-        finally:
-            self.quiet = before
+        with self.lock:
+            before, self.quiet = self.quiet, True
+            try:
+                for name, value in values.items():
+                    self.controls[name].value = value
+            finally:
+                self.quiet = before
 
     def reset(self) -> None:
+        self.latest.overtake()
         self.put(**self.start)
         self.refresh()
 
     def refresh(self) -> None:
         """Draw what is known now; ask for the rest."""
         started = time.perf_counter()
+        self.latest.overtake()
         wanted = self.ask()
         self.show()
         self.say("working…" if wanted else f"drawn in {1000 * (time.perf_counter() - started):.0f} ms", bool(wanted))

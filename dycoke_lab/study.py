@@ -6,6 +6,7 @@ stopped; provenance.json says how it was made.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -99,8 +100,9 @@ def run(cells: list[Cell], videos: int, out: Path, progress: bool = True) -> pd.
     out.mkdir(parents=True, exist_ok=True)
     path, about = out / ROWS, out / "provenance.json"
     done: set[str] = set()
-    if path.exists():  # a kill may have left part of a cell
-        rows = pd.read_csv(path, dtype=str, on_bad_lines="skip").dropna()
+    if path.exists():  # a kill may have left part of a cell, or of a line
+        lines = path.read_text()
+        rows = pd.read_csv(io.StringIO(lines[: lines.rfind("\n") + 1]), dtype=str)
         whole = rows.groupby("cell")["video"].transform("nunique") == videos
         rows[whole].to_csv(path, index=False)
         done = set(rows[whole]["cell"])

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     for name, videos, about in (
         ("evidence", 512, "the committed grid of one specimen: all methods, ratios and questions"),
-        ("sweep", 256, "the grid that thresholds are chosen by: dynamic pruning over K x P and similarity"),
+        ("sweep", 128, "the grid that thresholds are chosen by: dynamic pruning over K x P and similarity"),
     ):
         grid = commands.add_parser(name, help=f"{about}; goes on after an interruption")
         grid.add_argument("--seed", type=int, required=True, help="which specimen")

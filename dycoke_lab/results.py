@@ -17,8 +17,11 @@ SWEEP = RESULTS / "sweep"  # the committed grid that thresholds are chosen by
 
 
 def new_folder(kind: str) -> Path:
-    """data/results/KIND-YYYYMMDD-HHMMSS, made anew, with provenance.json."""
-    folder = RESULTS / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+    """data/results/KIND-YYYYMMDD-HHMMSS, made anew, with provenance.json; -2, -3, ... where another began in that second."""
+    stem = RESULTS / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, number = stem, 2
+    while folder.exists():
+        folder, number = stem.with_name(f"{stem.name}-{number}"), number + 1
     folder.mkdir(parents=True)
     (folder / "provenance.json").write_text(json.dumps(provenance(), indent=1) + "\n")
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -61,4 +62,4 @@ def bind(notebooks: list[Path]) -> str:
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
     page: str = exporter.from_notebook_node(book)[0]
-    return page.replace('<script src=""></script>', "")
+    return re.sub(r'<script src="">\s*</script>', "", page)

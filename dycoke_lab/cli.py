@@ -92,8 +92,8 @@ def _summary(options: argparse.Namespace) -> None:
     from dycoke_lab.tables import README_METHODS, accuracy, readme_table
 
     rows = read_rows(EVIDENCE)
-    table = accuracy(rows)
-    table.round(5).to_csv(EVIDENCE / "accuracy.csv", index=False)
+    table = accuracy(rows).round(5)  # what is shown is what the file says
+    table.to_csv(EVIDENCE / "accuracy.csv", index=False)
     table = table[(table["question"] == "describe") & table["score_layer"].isin([0, 3])]
     plots.style()
     words = table[table["measure"] == "words"].set_index(["merge_ratio", "prune_ratio", "method"])["mean"]

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -164,9 +165,10 @@ def attention_view(clip: Clip, run: Run, step: int, layer: int, head: int | None
     here = clip.named(step).flatten(1).any(1)
     ax.bar(range(len(share)), share.numpy(), color=[TRUTH if x else WAITING for x in here.tolist()])
     ax.set(ylim=(0, 1))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("frame (green: shows it)", fontsize=MEDIUM)
     ax.set_ylabel("share of it", fontsize=MEDIUM)
-    ax.set_title(f"attention in layer {layer}, {of}", fontsize=MEDIUM, loc="left")
+    ax.set_title(f"layer {layer}, {of}", fontsize=MEDIUM, loc="left")
     return figure
 
 
@@ -224,6 +226,7 @@ def finder_view(heat: pd.DataFrame, curve: pd.DataFrame, merge: float, prune: fl
     ax = figure.add_axes((0.06, 0.15, 0.43, 0.67))
     values = 100 * heat.to_numpy()
     ax.imshow(values, cmap="cividis", aspect="auto", vmin=min(80.0, float(values.min())), vmax=100)
+    ax.grid(visible=False)
     dark = values < (min(80.0, values.min()) + 100) / 2
     for (i, j), value in np.ndenumerate(values):
         ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=SMALL, color="white" if dark[i, j] else "black")
@@ -241,9 +244,7 @@ def finder_view(heat: pd.DataFrame, curve: pd.DataFrame, merge: float, prune: fl
         title = f"threshold {threshold:g}, " + ", ".join(f"{name}: {100 * value:.1f} % {right}" for name, value in at.items())
     figure.text(0.01, 0.925, title, fontsize=LARGE, fontweight="bold")
     retained = (1 - 0.75 * merge) * (1 - prune)
-    figure.text(
-        0.01, 0.86, f"dynamic pruning at L = 3 as measured; box: about {retained:.0%} of the tokens retained", fontsize=MEDIUM
-    )
+    figure.text(0.01, 0.86, f"measured, dynamic, L = 3; box: about {retained:.0%} of the tokens retained", fontsize=MEDIUM)
     ax = figure.add_axes((0.58, 0.2, 0.4, 0.62))
     places = {t: i for i, t in enumerate(sorted(curve["threshold"].unique()))}
     for (name, line), colour in zip(curve.groupby("method", sort=False), ("black", KEPT), strict=False):
@@ -260,7 +261,7 @@ def finder_view(heat: pd.DataFrame, curve: pd.DataFrame, merge: float, prune: fl
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, fontsize=SMALL + 1, loc="lower right")
     left = 100 * curve.loc[curve["threshold"] == threshold, "left"].mean()
-    figure.text(0.55, 0.86, f"threshold {threshold:g} leaves {left:.0f} % of the tokens", fontsize=MEDIUM)
+    figure.text(0.58, 0.86, f"threshold {threshold:g} leaves {left:.0f} % of the tokens", fontsize=MEDIUM)
     return figure
 
 

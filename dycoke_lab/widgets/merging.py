@@ -48,7 +48,7 @@ class MergeExplorer(Panel):
                 value=1.0,
                 min=0.0,
                 max=1.0,
-                step=0.0005,
+                step=0.0001,
                 readout_format=".4f",
             ),
             "window": slider(

@@ -207,7 +207,7 @@ def copy_button(code: str) -> str:
         f" setTimeout(() => this.textContent = '{COPY}', 1200)"
     )
     return (
-        f'<button class="jupyter-button widget-button dycoke-copy" style="width:14em" data-code="{text}" onclick="{script}"'
+        f'<button class="jupyter-button widget-button dycoke-copy" style="width:17em" data-code="{text}" onclick="{script}"'
         f' title="Put the Python line for this setting on the clipboard">{COPY}</button>'
         f' <code style="white-space:pre-wrap">{text}</code>'
     )

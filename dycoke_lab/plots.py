@@ -22,7 +22,7 @@ _COLOURS = sns.color_palette("colorblind")
 METHOD_COLOURS = {
     "full cache": "black", "dynamic (DyCoke)": _COLOURS[0], "first step only": _COLOURS[4], "reference code": _COLOURS[5],
     "one-shot, last query": _COLOURS[3], "one-shot, FastV": _COLOURS[1], "random": _COLOURS[7], "uniform": _COLOURS[2],
-    "keep first": _COLOURS[8], "oracle (sees the future)": _COLOURS[9],
+    "keep first": _COLOURS[8], "no video from L on": _COLOURS[6], "oracle (sees the future)": _COLOURS[9],
 }  # fmt: skip
 MERGED, KEPT, WAITING, BACK = "#e69f00", "#0072b2", "#d9d9d9", "#d55e00"
 

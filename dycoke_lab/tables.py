@@ -13,7 +13,7 @@ from dycoke_lab.drift import bootstrap
 METHOD_NAMES = {
     "full": "full cache", "dynamic": "dynamic (DyCoke)", "first_step": "first step only", "reference_code": "reference code",
     "last_query": "one-shot, last query", "fastv": "one-shot, FastV", "random": "random", "uniform": "uniform",
-    "keep_first": "keep first", "oracle": "oracle (sees the future)",
+    "keep_first": "keep first", "keep_none": "no video from L on", "oracle": "oracle (sees the future)",
 }  # fmt: skip
 SETTING = ["question", "merge_ratio", "score_layer", "prune_ratio", "method"]
 
@@ -62,7 +62,7 @@ def accuracy(rows: pd.DataFrame, draws: int = 2000) -> pd.DataFrame:
     table: list[dict[str, Any]] = []
     for setting, group in rows.groupby(SETTING):
         about = dict(zip(SETTING, setting, strict=True))
-        retained = group["left"].mean() * (1 - about["prune_ratio"])
+        retained = group["left"].mean() * (1 - about["prune_ratio"]) * (about["method"] != "keep_none")
         size = {"seeds": group["seed"].nunique(), "videos": group["video"].nunique()}
         for measure in measures(group):
             mean, low, high = bootstrap(pairs(group, measure), draws)
@@ -100,7 +100,7 @@ def headline(rows: pd.DataFrame, question: str = "describe") -> pd.DataFrame:
     return wide.round({"retained": 3}).reset_index(drop=True)
 
 
-README_METHODS = ("full", "dynamic", "last_query", "fastv", "first_step", "random", "uniform", "keep_first")
+README_METHODS = ("full", "dynamic", "last_query", "fastv", "first_step", "random", "uniform", "keep_first", "keep_none")
 README_SETTINGS = ((0.0, 0.9), (0.5, 0.7), (0.7, 0.7), (0.7, 0.9))
 
 
@@ -125,7 +125,8 @@ def heat_table(sweep: pd.DataFrame, measure: str = "words") -> pd.DataFrame:
     """Mean accuracy of dynamic pruning, index K, columns P (0: the full cache), from the rows of a sweep."""
     rows = sweep[sweep["merge_threshold"].isna()]
     cells = rows.groupby(["merge_ratio", "prune_ratio"])
-    means = {setting: bootstrap(pairs(group, measure), 10)[0] for setting, group in cells}
+    sums = {setting: pairs(group, measure).sum((0, 1)) for setting, group in cells}
+    means = {setting: right / of for setting, (right, of) in sums.items()}
     return pd.Series(means).unstack()
 
 

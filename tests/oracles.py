@@ -55,6 +55,8 @@ def select(
         return [choose(scores[1], alive, share)] * (len(scores) - 1)
     if method == "random":
         return [choose(noise, alive, share)] * (len(scores) - 1)
+    if method == "keep_none":
+        return [set()] * (len(scores) - 1)
     if method == "keep_first":
         return [set(alive[: len(choose(noise, alive, share))])] * (len(scores) - 1)
     if method == "uniform":

@@ -1,7 +1,7 @@
 """Selection methods, one registry: DyCoke's parts, one-shot baselines, controls, and an oracle."""
 
 from dycoke_lab.methods.base import Method, Step
-from dycoke_lab.methods.controls import KeepFirst, Random, Uniform
+from dycoke_lab.methods.controls import KeepFirst, KeepNone, Random, Uniform
 from dycoke_lab.methods.dynamic import Dynamic
 from dycoke_lab.methods.fastv import FastV
 from dycoke_lab.methods.first_step import FirstStep
@@ -18,6 +18,7 @@ METHODS: dict[str, type[Method]] = {
     "random": Random,
     "uniform": Uniform,
     "keep_first": KeepFirst,
+    "keep_none": KeepNone,
     "oracle": Oracle,
 }
 

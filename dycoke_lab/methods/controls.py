@@ -1,4 +1,4 @@
-"""Controls that look at nothing: random, uniform stride, keep-first. All one-shot, after prefill."""
+"""Controls that look at nothing: random, uniform stride, keep-first, keep-none. All one-shot, after prefill."""
 
 from __future__ import annotations
 
@@ -46,3 +46,14 @@ class KeepFirst(Method):
         if step.number != 0:
             return None
         return step.available & (step.available.cumsum(1) <= step.counts[:, None])
+
+
+@dataclass(frozen=True)
+class KeepNone(Method):
+    """No visual token at all, whatever the ratio: what is still right was read below layer L, or while reading the prompt.
+
+    A selection that does no better than this selects nothing of use.
+    """
+
+    def select(self, step: Step) -> Tensor | None:
+        return torch.zeros_like(step.available) if step.number == 0 else None

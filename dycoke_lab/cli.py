@@ -89,11 +89,13 @@ def _summary(options: argparse.Namespace) -> None:
     from dycoke_lab import plots
     from dycoke_lab.results import EVIDENCE
     from dycoke_lab.study import read_rows
-    from dycoke_lab.tables import README_METHODS, accuracy, readme_table
+    from dycoke_lab.tables import README_METHODS, accuracy, by_seed, readme_table
 
     rows = read_rows(EVIDENCE)
     table = accuracy(rows).round(5)  # what is shown is what the file says
     table.to_csv(EVIDENCE / "accuracy.csv", index=False)
+    describe = rows[(rows["question"] == "describe") & rows["score_layer"].isin([0, 3])]
+    by_seed(describe).round(5).to_csv(EVIDENCE / "by-seed.csv")
     table = table[(table["question"] == "describe") & table["score_layer"].isin([0, 3])]
     plots.style()
     words = table[table["measure"] == "words"].set_index(["merge_ratio", "prune_ratio", "method"])["mean"]

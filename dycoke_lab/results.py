@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +20,12 @@ SWEEP = RESULTS / "sweep"  # the committed grid that thresholds are chosen by
 
 def new_folder(kind: str) -> Path:
     """data/results/KIND-YYYYMMDD-HHMMSS, made anew, with provenance.json; -2, -3, ... where another began in that second."""
-    stem = RESULTS / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder, number = stem, 2
-    while folder.exists():
-        folder, number = stem.with_name(f"{stem.name}-{number}"), number + 1
-    folder.mkdir(parents=True)
+    for folder in _names(RESULTS / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"):
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:  # taken, perhaps by another process just now
+            continue
     (folder / "provenance.json").write_text(json.dumps(provenance(), indent=1) + "\n")
     return folder
 
@@ -35,11 +38,15 @@ def open_folder(results: str | None) -> Path:
 def keep(folder: Path, name: str, result: Figure | pd.DataFrame) -> Path:
     """Save a figure as NAME.png or a table as NAME.csv; as NAME-2, NAME-3, ... where a cell is run again."""
     suffix = "png" if isinstance(result, Figure) else "csv"
-    path, number = folder / f"{name}.{suffix}", 2
-    while path.exists():
-        path, number = folder / f"{name}-{number}.{suffix}", number + 1
+    path = next(path for path in _names(folder / f"{name}.{suffix}") if not path.exists())
     if isinstance(result, Figure):
         result.savefig(path, dpi=150)
     else:
         result.to_csv(path, index=False)
     return path
+
+
+def _names(path: Path) -> Iterator[Path]:
+    """The path itself, then NAME-2, NAME-3, ..."""
+    yield path
+    yield from (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))

@@ -70,6 +70,14 @@ def accuracy(rows: pd.DataFrame, draws: int = 2000) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def by_seed(rows: pd.DataFrame, measure: str = "words") -> pd.DataFrame:
+    """Mean accuracy of each specimen on its own: index merge and prune ratio and seed, a column a method."""
+    cells = rows.groupby(["merge_ratio", "prune_ratio", "seed", "method"])
+    sums = {setting: pairs(group, measure).sum((0, 1)) for setting, group in cells}
+    table = pd.Series({setting: right / of for setting, (right, of) in sums.items()}).unstack()
+    return table.rename_axis(["merge_ratio", "prune_ratio", "seed"])
+
+
 def difference(rows: pd.DataFrame, measure: str = "words", to: str = "full", draws: int = 2000) -> pd.DataFrame:
     """Each method minus the method `to` on the same videos and merged tokens, with paired 95 % intervals."""
     table: list[dict[str, Any]] = []

@@ -132,7 +132,7 @@ def merge_view(clip: Clip, merged: Merged, threshold: float, frame: int, window:
         ax.legend(frameon=False, fontsize=SMALL, loc="upper left")
     ax.set_xlabel("cosine similarity with the reference", fontsize=MEDIUM)
     ax.set_ylabel("tokens", fontsize=MEDIUM)
-    ax.set_title(f"all; line: threshold that merges as many, {threshold:.4f}", fontsize=MEDIUM, loc="left")
+    ax.set_title(f"line: threshold {threshold:.4f}", fontsize=MEDIUM, loc="left")
     return figure
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dycoke_lab.tables import accuracy, difference, headline, pairs
+from dycoke_lab.tables import accuracy, by_seed, difference, headline, pairs
 
 
 def make_rows() -> pd.DataFrame:
@@ -83,3 +83,10 @@ def test_parts_of_a_comparison_have_their_own_sizes() -> None:
         "seed": [0, 0], "video": ["2-0", "2-1"], "question": "compare", "right": ["441", "310"], "words": 9, "exact": [1, 0],
     })  # fmt: skip
     assert [pairs(rows, f"part {n}").sum((0, 1)).tolist() for n in range(3)] == [[7, 8], [5, 8], [1, 2]]
+
+
+def test_one_by_one_and_together_agree() -> None:
+    rows = make_rows()
+    alone = by_seed(rows)
+    together = accuracy(rows, draws=10).query("measure == 'words'").set_index("method")["mean"]
+    assert len(alone) == 2 * 3 and alone["dynamic"].mean() == pytest.approx(together["dynamic"])

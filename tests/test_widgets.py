@@ -73,6 +73,21 @@ def test_every_control_is_labelled_and_bounded(lab, sweep):
         assert {name: panel[name] for name in panel.controls} == panel.start
 
 
+@pytest.mark.parametrize(
+    ("explorer", "slider"), [(MergeExplorer, "frame"), (AttentionExplorer, "step"), (OneShotAgainstDynamic, "step")]
+)
+def test_a_shorter_clip_does_not_hold_the_start_down(lab, explorer, slider):
+    panel = explorer(lab, "4-scenes.mp4")
+    long = panel.controls[slider].max
+    panel.controls[slider].value = panel.start[slider] = long
+    panel.controls["clip"].value = CLIP
+    panel.wait()
+    assert panel[slider] == panel.controls[slider].max < long
+    panel.reset()
+    panel.wait()
+    assert panel[slider] == panel.controls[slider].max == long
+
+
 def test_the_code_is_the_setting(lab, sweep):
     merging, attention, comparing, finding = panels(lab, sweep)
 

@@ -10,7 +10,17 @@ import ipywidgets as w
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.explore import Lab, Run
 from dycoke_lab.views import attention_view
-from dycoke_lab.widgets.panel import Panel, call, chooser, neat, slider
+from dycoke_lab.widgets.panel import (
+    Panel,
+    call,
+    chooser,
+    layer_slider,
+    merge_slider,
+    neat,
+    prune_slider,
+    share_slider,
+    slider,
+)
 
 MEAN = "mean over heads"
 
@@ -40,43 +50,14 @@ class AttentionExplorer(Panel):
                 max=layers - 1,
             ),
             "head": chooser("head", "One attention head, or their mean.", [MEAN, *range(heads)], MEAN),
-            "score_layer": slider(
-                w.IntSlider,
-                "L, first pruned layer",
-                "Layers from L on are pruned, by the attention of layer L - 1.",
-                value=self.base.score_layer,
-                min=1,
-                max=layers - 1,
-            ),
-            "prune_ratio": slider(
-                w.FloatSlider,
-                "P, share pruned",
-                "Share of the visual tokens that waits at each step.",
-                value=self.base.prune_ratio,
-                min=0.0,
-                max=0.95,
-                step=0.05,
-                readout_format=".2f",
-            ),
-            "merge_ratio": slider(
-                w.FloatSlider,
-                "K, share merged",
-                "Share of the tokens of a window's later frames that is merged away.",
-                value=self.base.merge_ratio,
-                min=0.0,
-                max=1.0,
-                step=0.05,
-                readout_format=".2f",
-            ),
-            "gate": slider(
-                w.FloatSlider,
+            "score_layer": layer_slider(self.base.score_layer, layers),
+            "prune_ratio": prune_slider(self.base.prune_ratio, least=0.0),
+            "merge_ratio": merge_slider(self.base.merge_ratio),
+            "gate": share_slider(
                 "gate",
                 "A step chooses anew only if its attention's cosine with the step before is below.",
-                value=self.base.gate,
-                min=0.0,
-                max=1.05,
-                step=0.05,
-                readout_format=".2f",
+                self.base.gate,
+                most=1.05,
             ),
         }
         self.play = w.Play(
@@ -117,13 +98,11 @@ class AttentionExplorer(Panel):
 
     def reset(self) -> None:
         self.play.playing = False
-        self.controls["step"].max = max(self.controls["step"].max, self.start["step"])
         super().reset()
 
     def take(self, result: tuple[str, Run]) -> None:
         """Show this run from now on."""
         self.shown, self.run = result
         last = len(self.run.words) - 1
-        if last != self.controls["step"].max:
-            self.put(step=min(self["step"], last))
-            self.controls["step"].max = self.play.max = last
+        self.end("step", last)
+        self.play.max = last

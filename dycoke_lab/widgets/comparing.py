@@ -10,7 +10,7 @@ from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.explore import Lab, Run
 from dycoke_lab.tables import METHOD_NAMES
 from dycoke_lab.views import compare_view
-from dycoke_lab.widgets.panel import Panel, call, chooser, neat, slider
+from dycoke_lab.widgets.panel import Panel, call, chooser, layer_slider, merge_slider, neat, prune_slider, slider
 
 ONCE = ("last_query", "fastv", "first_step", "random", "uniform", "keep_first")
 
@@ -27,34 +27,9 @@ class OneShotAgainstDynamic(Panel):
             "method": chooser(
                 "against", "Who chooses once, for the whole answer.", [(METHOD_NAMES[m], m) for m in ONCE], method, "330px"
             ),
-            "prune_ratio": slider(
-                w.FloatSlider,
-                "P, share pruned",
-                "Share of the visual tokens that the pruned layers may not look at.",
-                value=prune_ratio,
-                min=0.05,
-                max=0.95,
-                step=0.05,
-                readout_format=".2f",
-            ),
-            "merge_ratio": slider(
-                w.FloatSlider,
-                "K, share merged",
-                "Share of the tokens of a window's later frames that is merged away.",
-                value=merge_ratio,
-                min=0.0,
-                max=1.0,
-                step=0.1,
-                readout_format=".2f",
-            ),
-            "score_layer": slider(
-                w.IntSlider,
-                "L, first pruned layer",
-                "Layers from L on are pruned, by the attention of layer L - 1.",
-                value=3,
-                min=1,
-                max=layers - 1,
-            ),
+            "prune_ratio": prune_slider(prune_ratio, least=0.05),
+            "merge_ratio": merge_slider(merge_ratio),
+            "score_layer": layer_slider(3, layers),
             "step": slider(
                 w.IntSlider,
                 "word shown",
@@ -112,7 +87,4 @@ class OneShotAgainstDynamic(Panel):
     def take(self, result: tuple[str, list[Run]]) -> None:
         """Show these runs from now on."""
         self.shown, self.runs = result
-        last = len(self.lab.clip(self.shown).answer) - 1
-        if last != self.controls["step"].max:
-            self.put(step=min(self["step"], last))
-            self.controls["step"].max = last
+        self.end("step", len(self.lab.clip(self.shown).answer) - 1)

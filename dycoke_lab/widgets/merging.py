@@ -14,7 +14,7 @@ from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.explore import Lab, Run, equivalent_ratio, equivalent_threshold, wrong_words
 from dycoke_lab.merge import Merged, temporal_merge
 from dycoke_lab.views import WRONG, merge_view
-from dycoke_lab.widgets.panel import Panel, call, chooser, neat, slider
+from dycoke_lab.widgets.panel import Panel, call, chooser, merge_slider, neat, slider
 
 NOTHING = DyCokeConfig(merge_ratio=0.0, prune_ratio=0.0)
 
@@ -31,16 +31,7 @@ class MergeExplorer(Panel):
             "frame": slider(
                 w.IntSlider, "frame", "The frame shown large, beside the one it is compared with.", value=1, min=0, max=frames - 1
             ),
-            "ratio": slider(
-                w.FloatSlider,
-                "merge ratio K",
-                "Share of the tokens of a window's later frames that is merged away.",
-                value=merge_ratio,
-                min=0.0,
-                max=1.0,
-                step=0.01,
-                readout_format=".2f",
-            ),
+            "ratio": merge_slider(merge_ratio, step=0.01, description="merge ratio K"),
             "threshold": slider(
                 w.FloatSlider,
                 "or: threshold",
@@ -96,9 +87,7 @@ class MergeExplorer(Panel):
         if name in ("ratio", "threshold"):
             self.leads = name
         if name == "clip":
-            last = len(self.lab.clip(self["clip"]).pixels) - 1
-            self.put(frame=min(self["frame"], last))
-            self.controls["frame"].max = last
+            self.end("frame", len(self.lab.clip(self["clip"]).pixels) - 1)
         similarity = self._similarity(self["clip"], self["window"])
         if self.leads == "ratio":
             self.put(threshold=on_step(self.controls["threshold"], equivalent_threshold(similarity, self["ratio"])))
@@ -107,7 +96,6 @@ class MergeExplorer(Panel):
 
     def reset(self) -> None:
         self.leads = "ratio"
-        self.controls["frame"].max = len(self.lab.clip(self.start["clip"]).pixels) - 1
         super().reset()
 
     def config(self) -> DyCokeConfig:

@@ -75,14 +75,14 @@ class Panel(w.VBox):
     def __init__(self, title: str, controls: dict[str, Any], rows: list[list[str]], extra: dict[str, list[w.Widget]] | None = None):
         self.controls = controls
         self.start = {name: control.value for name, control in controls.items()}
+        self.ends = {name: control.max for name, control in controls.items() if hasattr(control, "max")}
         self.latest, self.quiet = Latest(), False
         self.lock = self.latest.lock  # one lock: whoever shows a result also sets controls
         self.pictures: dict[Any, bytes] = {}
-        self.picture = w.Image(format="png", layout=w.Layout(width="100%", max_width="1500px", object_fit="contain"))
+        self.picture = w.Image(format="png", layout=w.Layout(width="100%", max_width="1500px", object_fit="contain", margin="0"))
         self.status, self.words, self.setting = w.HTML(), w.HTML(), w.HTML()
         reset = w.Button(description="Reset", icon="undo", tooltip="Put every control of this panel back to where it was")
         reset.on_click(lambda _: self.reset())
-        self.reset_button = reset
         lines = [[*(controls[name] for name in row), *(extra or {}).get(row[0], [])] for row in rows]
         flow = w.Layout(flex_flow="row wrap", align_items="center")
         boxes = [w.HBox(line, layout=flow) for line in lines]
@@ -129,8 +129,16 @@ class Panel(w.VBox):
             finally:
                 self.quiet = before
 
+    def end(self, name: str, last: int) -> None:
+        """Let a slider end at `last`, and stand there if it was beyond."""
+        if last != self.controls[name].max:
+            self.put(**{name: min(self[name], last)})
+            self.controls[name].max = last
+
     def reset(self) -> None:
         self.latest.overtake()
+        for name, end in self.ends.items():  # first, or a shorter clip's end would hold a value down
+            self.controls[name].max = end
         self.put(**self.start)
         self.refresh()
 
@@ -218,6 +226,25 @@ def slider(kind: type, description: str, tooltip: str, **options: Any) -> Any:
     layout = w.Layout(width=options.pop("width", "360px"))
     about = {"description": description, "tooltip": f"{tooltip} Arrow keys move it.", "style": {"description_width": "150px"}}
     return kind(**about, layout=layout, **options)
+
+
+def share_slider(description: str, tooltip: str, value: float, least: float = 0.0, most: float = 1.0, step: float = 0.05) -> Any:
+    return slider(w.FloatSlider, description, tooltip, value=value, min=least, max=most, step=step, readout_format=".2f")
+
+
+def merge_slider(value: float, step: float = 0.05, description: str = "K, share merged") -> Any:
+    return share_slider(description, "Share of the tokens of a window's later frames that is merged away.", value, step=step)
+
+
+def prune_slider(value: float, least: float) -> Any:
+    return share_slider(
+        "P, share pruned", "Share of the visual tokens that waits, or is gone, in the pruned layers.", value, least, 0.95
+    )
+
+
+def layer_slider(value: int, layers: int) -> Any:
+    tooltip = "Layers from L on are pruned, by the attention of layer L - 1."
+    return slider(w.IntSlider, "L, first pruned layer", tooltip, value=value, min=1, max=layers - 1)
 
 
 def chooser(description: str, tooltip: str, options: Any, value: Any, width: str = "300px") -> w.Dropdown:

@@ -232,7 +232,8 @@ def test_merge_explorer(lab, browser, size):
     panel.drag("or: threshold", 0.9)
     assert "merge_threshold=0.9" in panel.panel.locator("code").inner_text()
     assert float(panel.value("merge ratio K")) > 0
-    report(f"merge ratio, {size}", [panel.press("merge ratio K", "PageUp") for _ in range(6)])
+    report(f"merge ratio from end to end, {size}", [panel.press("merge ratio K", key) for key in ("Home", "End")])
+    report(f"merge, frame, {size}", [panel.press("frame", "ArrowRight") for _ in range(6)])
     panel.panel.get_by_text("Reset").click()
     panel.settled()
     assert panel.value("merge ratio K") == "0.70" and (panel.picture() == before).all()

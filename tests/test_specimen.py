@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from dycoke_lab import capture_attention, load_model
 from dycoke_lab.specimen.build import build_model, keep_tokens_local, share_queries_and_keys
 from dycoke_lab.specimen.export import export
 from dycoke_lab.specimen.language import ID
@@ -70,6 +71,21 @@ def test_a_local_visual_token_shows_its_own_place_only():
         assert moved == ({6} if local else set(range(16)))
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_layer_that_scores_looks_and_reads_nothing(seed):
+    """At L=3 nothing that pruning takes away can have been read in the layer just below."""
+    model, _ = load_model("specimen", seed)
+    task = make_task("describe", 1, 2)
+    seen = []
+    attention = model.model.language_model.layers[2].self_attn
+    hook = attention.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+    with torch.no_grad(), hook, capture_attention(model) as trace:
+        model.generate(task.ids, pixel_values_videos=task.videos.pixels * 2 - 1, max_new_tokens=2)
+    assert len(seen) == 2 and not any(output.any() for output in seen)
+    on_video = trace.attention[0][2].sum()
+    assert on_video > 0.05  # of all attention; and yet it looks
+
+
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
     config = TrainConfig(seed=3, steps=4, batch=2, device="cpu")
     whole = Trainer(config, tmp_path / "whole").run(progress=False).state_dict()
@@ -88,5 +104,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, 
     assert again.step == 2
     resumed = again.run(progress=False).state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    held = [name for name in whole if name.endswith(("layers.2.self_attn.o_proj.weight", "out_proj.weight", "out_proj.bias"))]
+    assert len(held) == 5 and not any(whole[name].any() for name in held)  # no optimizer moves what is held at zero
     with pytest.raises(ValueError, match="holds a run with other settings"):
         Trainer(TrainConfig(seed=4, steps=4, batch=2), tmp_path / "stopped")

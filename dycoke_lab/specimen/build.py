@@ -60,3 +60,18 @@ def keep_tokens_local(model: LlavaOnevisionForConditionalGeneration) -> None:
         layer.self_attn.requires_grad_(requires_grad=False)
         for parameter in layer.self_attn.out_proj.parameters():
             parameter.zero_()
+
+
+@torch.no_grad()
+def look_before_reading(model: LlavaOnevisionForConditionalGeneration) -> None:
+    """Hold what attention adds to the hidden states at zero in layer SHARED_FROM: it looks where the layers above read, and
+    reads nothing itself. It is the layer whose attention DyCoke takes for its scores at the paper's L=3.
+
+    Why: every layer below L sees the whole video at every step, and a tiny model can have read its answer there, so that
+    no later choice of tokens matters, good or bad. In large models the shallow layers make little use of visual tokens, and
+    language and vision meet in the middle layers (VisiPruner, arXiv 2510.17205).
+    """
+    attention = model.model.language_model.layers[SHARED_FROM].self_attn
+    for projection in (attention.v_proj, attention.o_proj):
+        projection.requires_grad_(requires_grad=False)
+    attention.o_proj.weight.zero_()

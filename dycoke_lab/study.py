@@ -77,7 +77,7 @@ def evidence(seed: int) -> list[Cell]:
     return sorted({
         *grid([seed]),
         *grid([seed], prune=(0.95,), methods=(*main, "fastv", "keep_first", "keep_none")),
-        *grid([seed], merge=(0.5,), prune=(0.9,), layers=(1, 2, 4, 5), methods=main),
+        *grid([seed], merge=(0.5,), prune=(0.9,), layers=(1, 2, 4, 5), methods=(*main, "keep_none")),
         *grid([seed], ("actor", "compare"), merge=(0.0, 0.5), prune=(0.9,), methods=(*main, "fastv", "keep_first")),
     })  # fmt: skip
 

@@ -25,6 +25,7 @@ METHOD_COLOURS = {
     "keep first": _COLOURS[8], "no video from L on": _COLOURS[6], "oracle (sees the future)": _COLOURS[9],
 }  # fmt: skip
 MERGED, KEPT, WAITING, BACK = "#e69f00", "#0072b2", "#d9d9d9", "#d55e00"
+TRUTH, WRONG = "#009e73", "#b40426"
 
 
 def style() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL.Image import Image as Picture
 
 from dycoke_lab.provenance import ROOT, provenance
 
@@ -35,12 +36,14 @@ def open_folder(results: str | None) -> Path:
     return Path(results) if results else new_folder("notebook")
 
 
-def keep(folder: Path, name: str, result: Figure | pd.DataFrame) -> Path:
-    """Save a figure as NAME.png or a table as NAME.csv; as NAME-2, NAME-3, ... where a cell is run again."""
-    suffix = "png" if isinstance(result, Figure) else "csv"
+def keep(folder: Path, name: str, result: Figure | Picture | pd.DataFrame) -> Path:
+    """Save a figure or picture as NAME.png or a table as NAME.csv; as NAME-2, NAME-3, ... where a cell is run again."""
+    suffix = "csv" if isinstance(result, pd.DataFrame) else "png"
     path = next(path for path in _names(folder / f"{name}.{suffix}") if not path.exists())
     if isinstance(result, Figure):
         result.savefig(path, dpi=150)
+    elif isinstance(result, Picture):
+        result.save(path)
     else:
         result.to_csv(path, index=False)
     return path

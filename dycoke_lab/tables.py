@@ -15,6 +15,7 @@ METHOD_NAMES = {
     "last_query": "one-shot, last query", "fastv": "one-shot, FastV", "random": "random", "uniform": "uniform",
     "keep_first": "keep first", "keep_none": "no video from L on", "oracle": "oracle (sees the future)",
 }  # fmt: skip
+FULL_ON_THE_REST = "full cache on what is left"  # after merging by a threshold
 SETTING = ["question", "merge_ratio", "score_layer", "prune_ratio", "method"]
 
 
@@ -143,6 +144,6 @@ def threshold_table(sweep: pd.DataFrame, measure: str = "words", draws: int = 20
     table = []
     for (method, threshold), group in sweep[sweep["merge_threshold"].notna()].groupby(["method", "merge_threshold"]):
         mean, low, high = bootstrap(pairs(group, measure), draws)
-        name = "full cache on what is left" if method == "full" else f"dynamic, P = {group['prune_ratio'].iloc[0]:g}"
+        name = FULL_ON_THE_REST if method == "full" else f"dynamic, P = {group['prune_ratio'].iloc[0]:g}"
         table.append(dict(threshold=threshold, method=name, mean=mean, low=low, high=high, left=group["left"].mean()))
     return pd.DataFrame(table).sort_values(["method", "threshold"], ascending=[False, True]).reset_index(drop=True)

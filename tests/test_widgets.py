@@ -15,7 +15,7 @@ from traitlets import TraitError
 from dycoke_lab import DyCokeConfig, flops, load_model, temporal_merge
 from dycoke_lab.explore import Lab, count_wrong, equivalent_ratio, equivalent_threshold, wrong_words
 from dycoke_lab.tables import heat_table, threshold_table
-from dycoke_lab.views import attention_view, compare_view, finder_view, png
+from dycoke_lab.views import attention_view, compare_view, finder_axes, finder_view, png
 from dycoke_lab.widgets import AttentionExplorer, MergeExplorer, OneShotAgainstDynamic, ThresholdFinder
 from dycoke_lab.widgets.merging import merge_figure
 from dycoke_lab.widgets.panel import Latest
@@ -122,7 +122,8 @@ def test_the_static_figure_is_what_the_widget_shows(lab, sweep):
     once = lab.run(CLIP, DyCokeConfig(merge_ratio=0.5, prune_ratio=0.9, method="last_query"))
     names = [("one-shot, last query", once), ("dynamic (DyCoke)", lab.run(CLIP, config))]
     assert png(compare_view(clip, names, 6)) == comparing.picture.value
-    assert png(finder_view(heat_table(sweep), threshold_table(sweep), 0.5, 0.7, 0.99, "words")) == finding.picture.value
+    heat, curve = heat_table(sweep), threshold_table(sweep)
+    assert png(finder_view(finder_axes(heat, curve), heat, curve, 0.5, 0.7, 0.99, "words")) == finding.picture.value
 
 
 def test_ratio_and_threshold_say_the_same(lab):

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dycoke_lab.study import SWEEP_PRUNE
 from dycoke_lab.tables import heat_table, threshold_table
-from dycoke_lab.views import finder_view
+from dycoke_lab.views import finder_axes, finder_view
 from dycoke_lab.widgets.panel import Panel, call, chooser, slider
 
 MEASURES = {"words": "words", "whole answers": "exact"}
@@ -21,6 +21,7 @@ class ThresholdFinder(Panel):
     def __init__(self, rows: pd.DataFrame, merge_ratio: float = 0.5, prune_ratio: float = 0.7, threshold: float = 0.99) -> None:
         self.heat = {name: heat_table(rows, measure) for name, measure in MEASURES.items()}
         self.curve = {name: threshold_table(rows, measure) for name, measure in MEASURES.items()}
+        self.axes = {name: finder_axes(self.heat[name], self.curve[name]) for name in MEASURES}
         heat, thresholds = self.heat["words"], [float(t) for t in sorted(self.curve["words"]["threshold"].unique())]
         self.by = "ratio"
         controls = {
@@ -70,4 +71,4 @@ class ThresholdFinder(Panel):
     def _picture(self, merge: float, prune: float, threshold: float) -> Any:
         name = self["measure"]
         key = (merge, prune, threshold, name, self.by)
-        return key, lambda: finder_view(self.heat[name], self.curve[name], *key)
+        return key, lambda: finder_view(self.axes[name], self.heat[name], self.curve[name], *key)

@@ -7,13 +7,14 @@ from typing import Any
 
 import ipywidgets as w
 import torch
-from matplotlib.figure import Figure
+from PIL.Image import Image as Picture
 
 from dycoke_lab import flops
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.explore import Lab, Run, equivalent_ratio, equivalent_threshold, wrong_words
 from dycoke_lab.merge import Merged, temporal_merge
-from dycoke_lab.views import WRONG, merge_view
+from dycoke_lab.plots import WRONG
+from dycoke_lab.views import merge_view
 from dycoke_lab.widgets.panel import Panel, call, chooser, merge_slider, neat, slider
 
 NOTHING = DyCokeConfig(merge_ratio=0.0, prune_ratio=0.0)
@@ -148,7 +149,7 @@ def on_step(control: Any, value: float) -> float:
     return neat(min(max(control.min + steps * control.step, control.min), control.max))
 
 
-def merge_figure(lab: Lab, name: str, merged: Merged, threshold: float, frame: int, window: int = 4) -> Figure:
+def merge_figure(lab: Lab, name: str, merged: Merged, threshold: float, frame: int, window: int = 4) -> Picture:
     """The explorer's picture; also the static one above it."""
     clip, total = lab.clip(name), merged.into.numel()
     own = flops.saved(merged.retained, total, flops.decoder_shape(lab.model))

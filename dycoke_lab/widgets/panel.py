@@ -14,7 +14,7 @@ from threading import RLock
 from typing import Any
 
 import ipywidgets as w
-from matplotlib.figure import Figure
+from PIL.Image import Image as Picture
 
 from dycoke_lab.views import png
 
@@ -98,7 +98,7 @@ class Panel(w.VBox):
     def __repr__(self) -> str:
         return f"{type(self).__name__}: run this notebook in JupyterLab to move it; the figure above shows the same"
 
-    def draw(self) -> tuple[Any, Callable[[], Figure]]:
+    def draw(self) -> tuple[Any, Callable[[], Picture]]:
         """A key that decides the picture, and how to draw it."""
         raise NotImplementedError
 
@@ -162,7 +162,7 @@ class Panel(w.VBox):
                 self.picture.value = picture
             self.setting.value = copy_button(self.code())
 
-    def made(self, key: Any, make: Callable[[], Figure]) -> bytes:
+    def made(self, key: Any, make: Callable[[], Picture]) -> bytes:
         """The picture of a key, drawn now unless it is known."""
         picture = self.pictures.get(key)
         if picture is None:
@@ -173,7 +173,7 @@ class Panel(w.VBox):
                 self.pictures[key] = picture
         return picture
 
-    def upcoming(self) -> Iterable[tuple[Any, Callable[[], Figure]]]:
+    def upcoming(self) -> Iterable[tuple[Any, Callable[[], Picture]]]:
         """What the user is likely to ask for next, as `draw` returns it; may run the model in between."""
         return ()
 

@@ -1,0 +1,125 @@
+"""A picture put together from pixels, boxes and text. An explorer's change must show at once, and a matplotlib figure takes a
+fifth of a second: here matplotlib draws axes, once for each kind, and Pillow draws what moves on them.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from PIL.Image import Image as Picture
+
+WIDTH, HEIGHT = 1250, 480  # pixels; one size for all views, so that nothing jumps
+LARGE, MEDIUM, SMALL = 24, 19, 15  # pixels
+POINTS = 11  # text of axes
+LEFT, RIGHT, TOP, BOTTOM = 12, 790, 84, 474  # where frames and what stands beside them begin, and what they fill
+CHART = 292  # where the small plot at the lower right begins
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+@lru_cache(64)
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """matplotlib's own font, so that text looks the same everywhere and on every machine."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Axes as a picture, and where on it their numbers are."""
+
+    picture: Picture
+    area: Box  # within the picture
+    xlim: tuple[float, float]
+    ylim: tuple[float, float]
+    log: bool = False
+
+    def x(self, value: float) -> float:
+        """Pixels from the picture's left."""
+        left, _, right, _ = self.area
+        return left + (right - left) * (value - self.xlim[0]) / (self.xlim[1] - self.xlim[0])
+
+    def y(self, value: float) -> float:
+        """Pixels from the picture's top."""
+        _, top, _, bottom = self.area
+        scale: Callable[[float], float] = math.log if self.log else float
+        low, high = map(scale, self.ylim)
+        value = max(value, self.ylim[0]) if self.log else value
+        share = (scale(value) - low) / (high - low)
+        return bottom - (bottom - top) * share
+
+
+def plot(width: int, height: int, draw: Callable[[Any], None], area: Box = (0.0, 0.0, 1.0, 1.0)) -> Plot:
+    """What `draw(ax)` makes of matplotlib axes. area: left, bottom, width, height of the plotting area, shares of the picture."""
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
+    ax = figure.add_axes(area)
+    draw(ax)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    left, bottom, wide, high = area
+    inner = (left * width, (1 - bottom - high) * height, (left + wide) * width, (1 - bottom) * height)
+    return Plot(as_picture(np.asarray(canvas.buffer_rgba())), inner, ax.get_xlim(), ax.get_ylim(), ax.get_yscale() == "log")
+
+
+def small_plot(draw: Callable[[Any], None]) -> Plot:
+    """Axes for the lower right corner, to be pasted at (RIGHT, CHART); room for a title is left in them."""
+    return plot(WIDTH - RIGHT, HEIGHT - CHART, draw, (0.14, 0.34, 0.82, 0.48))
+
+
+def to_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """0 to 1 as 0 to 255."""
+    return (pixels * 255).clip(0, 255).astype(np.uint8)
+
+
+def as_picture(pixels: NDArray[np.uint8]) -> Picture:
+    """(height, width, 3 or 4), 0 to 255."""
+    return Image.fromarray(pixels).convert("RGB")
+
+
+class Page:
+    """A white picture to draw on. Places are pixels from its left and its top."""
+
+    def __init__(self, width: int = WIDTH, height: int = HEIGHT) -> None:
+        self.picture = Image.new("RGB", (width, height), "white")
+        self.pen = ImageDraw.Draw(self.picture)
+
+    def text(self, x: float, y: float, text: str, size: int = MEDIUM, bold: bool = False, colour: str = "black",
+             anchor: str = "lm") -> None:  # fmt: skip
+        """anchor: Pillow's two letters; "lm" puts the middle of the text's left edge at (x, y)."""
+        self.pen.text((x, y), text, fill=colour, font=font(size, bold), anchor=anchor)
+
+    def box(self, box: Box, fill: str | None = None, outline: str | None = None, width: int = 1) -> None:
+        left, top, right, bottom = map(round, box)
+        if right <= left or bottom <= top:  # too small to see
+            return
+        self.pen.rectangle((left, top, right - 1, bottom - 1), fill, outline, width)
+
+    def line(self, points: Sequence[tuple[float, float]], colour: str, width: int = 2) -> None:
+        self.pen.line(points, colour, width)
+
+    def paste(self, x: float, y: float, picture: Picture) -> None:
+        self.picture.paste(picture, (round(x), round(y)))
+
+
+def heading(title: str, about: str) -> Page:
+    page = Page()
+    page.text(LEFT, 24, title, LARGE, bold=True)
+    page.text(LEFT, 58, about)
+    return page
+
+
+def png(picture: Picture) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "png", compress_level=1)
+    return out.getvalue()

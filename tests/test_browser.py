@@ -154,14 +154,62 @@ class Panel:
         return self.control(label).locator(".widget-readout").inner_text()
 
     def settled(self):
-        """Wait until no model run is under way."""
-        self.panel.locator(".dycoke-status[data-busy=false]").wait_for(timeout=30_000)
+        """Wait until no model run is under way, and nothing in the panel has changed for half a second: the page sends a slider's
+        last place only when the kernel has answered for the ones before."""
+        before, since, end = None, time.monotonic(), time.monotonic() + 60
+        while time.monotonic() - since < 0.5:
+            assert time.monotonic() < end, "the panel does not come to rest"
+            self.panel.locator(".dycoke-status[data-busy=false]").wait_for(timeout=30_000)
+            now = (self.source(), self.panel.inner_text())
+            if now != before:
+                before, since = now, time.monotonic()
+            self.page.wait_for_timeout(100)
 
     def source(self):
         return self.image.get_attribute("src")
 
     def picture(self):
         return np.asarray(Image.open(io.BytesIO(self.image.screenshot())).convert("RGB"), int)
+
+    def code(self):
+        return self.panel.locator("code").inner_text()
+
+    def changing(self, act, picture=True):
+        """Do something that asks the model: the busy mark shows, goes, and the picture has changed if it should."""
+        source = self.source()
+        act()
+        self.panel.locator(".dycoke-status[data-busy=true]").wait_for(timeout=5_000)
+        self.settled()
+        assert (self.source() != source) == picture
+
+    def hurry(self, label, keys):
+        """Press keys on a slider without waiting in between; wait for what the last one does."""
+        handle = self.control(label).locator(".noUi-handle").first
+        handle.focus()
+        for key in keys:
+            self.page.keyboard.press(key)
+        self.settled()
+
+    def choose(self, label, option):
+        """Pick from a menu; wait for what it does."""
+        source = self.source()
+        self.control(label).locator("select").select_option(label=option)
+        self.changed_from(source)
+
+    def changed_from(self, source):
+        self.page.wait_for_function(
+            "([image, before]) => image.src !== before", arg=[self.image.element_handle(), source], timeout=20_000
+        )
+        self.settled()
+
+    def type(self, label, text):
+        """Write a number beside a slider, as a user may."""
+        readout = self.control(label).locator(".widget-readout")
+        readout.click()
+        self.page.keyboard.press("Control+a")
+        self.page.keyboard.type(text)
+        self.page.keyboard.press("Enter")
+        self.settled()
 
     def drag(self, label, share):
         """Drag a slider's handle to this share of its track, in steps, as a hand does; wait for what it does."""
@@ -173,11 +221,7 @@ class Panel:
         self.page.mouse.down()
         self.page.mouse.move(track["x"] + track["width"] * share, y, steps=8)
         self.page.mouse.up()
-        self.page.wait_for_function(
-            "([image, before]) => image.src !== before", arg=[self.image.element_handle(), source], timeout=20_000
-        )
-        self.page.wait_for_timeout(400)  # the last of several changes
-        self.settled()
+        self.changed_from(source)
 
     def press(self, label, key):
         """Press a key on a slider; milliseconds until the picture has changed."""
@@ -230,8 +274,20 @@ def test_merge_explorer(lab, browser, size):
     assert (panel.picture() != before).any(-1).mean() > 0.02  # more of the frames is shown
     assert panel.image.bounding_box() == place  # nothing jumps
     panel.drag("or: threshold", 0.9)
-    assert "merge_threshold=0.9" in panel.panel.locator("code").inner_text()
+    assert "merge_threshold=0.9" in panel.code()
     assert float(panel.value("merge ratio K")) > 0
+    panel.changing(lambda: panel.panel.get_by_text("average", exact=True).click(), picture=False)
+    assert "merge='average'" in panel.code()
+    panel.press("window, frames", "ArrowLeft")
+    panel.settled()
+    assert "window=3" in panel.code()
+    for wrong, allowed in (("7", "1.00"), ("-1", "0.00")):  # what is out of bounds becomes the bound
+        panel.type("merge ratio K", wrong)
+        assert panel.value("merge ratio K") == allowed and f"merge_ratio={float(allowed)}" in panel.code()
+    panel.type("merge ratio K", "0.70")
+    clip = panel.value("clip")
+    panel.changing(lambda: panel.press("clip", "ArrowRight"))
+    assert panel.value("clip") != clip
     report(f"merge ratio from end to end, {size}", [panel.press("merge ratio K", key) for key in ("Home", "End")])
     report(f"merge, frame, {size}", [panel.press("frame", "ArrowRight") for _ in range(6)])
     panel.panel.get_by_text("Reset").click()
@@ -261,7 +317,22 @@ def test_attention_explorer(lab, browser, size):
     panel.drag("P, share pruned", 0.3)
     ratio = float(panel.value("P, share pruned"))
     assert 0.2 <= ratio <= 0.4
-    assert f"prune_ratio={ratio:g}" in panel.panel.locator("code").inner_text()
+    assert f"prune_ratio={ratio:g}" in panel.code()
+    for label, name in (("gate", "gate"), ("L, first pruned layer", "score_layer"), ("K, share merged", "merge_ratio")):
+        code = panel.code()
+        panel.drag(label, 0.45)
+        assert panel.code() != code and f"{name}={float(panel.value(label)):g}" in panel.code()
+    panel.choose("head", "2")
+    panel.press("layer shown", "ArrowRight")
+    panel.changing(lambda: panel.press("clip", "ArrowLeft"))
+    panel.panel.get_by_text("Reset").click()
+    panel.settled()
+    panel.hurry("P, share pruned", ["ArrowLeft"] * 4)  # the model is overtaken again and again
+    last = panel.source()
+    panel.hurry("P, share pruned", ["ArrowRight"] * 4)
+    assert panel.source() != last
+    panel.hurry("P, share pruned", ["ArrowLeft"] * 4)
+    assert panel.source() == last  # no result of a setting that was passed by
     panel.panel.get_by_text("Reset").click()
     panel.settled()
     assert panel.value("step") == "6" and (panel.picture() == before).all()
@@ -278,6 +349,15 @@ def test_one_shot_and_threshold_finder(lab, browser, size):
     shoot(panel, "one-shot", size)
     panel.drag("P, share pruned", 0.1)
     assert (panel.picture() != before).any(-1).mean() > 0.02
+    panel.choose("against", "keep first")
+    assert "method='keep_first'" in panel.code()
+    for label, name in (("L, first pruned layer", "score_layer"), ("K, share merged", "merge_ratio")):
+        panel.drag(label, 0.6)
+        assert f"{name}={float(panel.value(label)):g}" in panel.code()
+    panel.changing(lambda: panel.press("clip", "ArrowLeft"))
+    panel.panel.get_by_text("Reset").click()
+    panel.settled()
+    assert (panel.picture() == before).all()
     report(f"one-shot against dynamic, word, {size}", [panel.press("word shown", "ArrowRight") for _ in range(6)])
     finder = notebook.panel(1)
     finder.settled()
@@ -287,6 +367,13 @@ def test_one_shot_and_threshold_finder(lab, browser, size):
     finder.drag("K, share merged", 0.0)
     assert float(finder.value("K, share merged")) == 0
     assert (finder.picture() != before).any()
+    finder.press("or: threshold", "ArrowLeft")
+    finder.settled()
+    assert "merge_threshold=" in finder.code()
+    finder.choose("accuracy of", "whole answers")
+    finder.panel.get_by_text("Reset").click()
+    finder.settled()
+    assert (finder.picture() == before).all()
     notebook.assert_no_errors()
     notebook.close()
 

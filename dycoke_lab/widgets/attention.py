@@ -14,6 +14,7 @@ from dycoke_lab.widgets.panel import (
     Panel,
     call,
     chooser,
+    clip_slider,
     layer_slider,
     merge_slider,
     neat,
@@ -37,7 +38,7 @@ class AttentionExplorer(Panel):
         layers, heads = text.num_hidden_layers, text.num_attention_heads
         last = len(self.run.words) - 1
         controls = {
-            "clip": chooser("clip", "Which sample video.", lab.names, clip),
+            "clip": clip_slider(lab.names, clip),
             "step": slider(
                 w.IntSlider, "step", "Which word of the answer is being written.", value=step, min=0, max=last, width="460px"
             ),

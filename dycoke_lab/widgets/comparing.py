@@ -10,7 +10,7 @@ from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.explore import Lab, Run
 from dycoke_lab.tables import METHOD_NAMES
 from dycoke_lab.views import compare_view
-from dycoke_lab.widgets.panel import Panel, call, chooser, layer_slider, merge_slider, neat, prune_slider, slider
+from dycoke_lab.widgets.panel import Panel, call, chooser, clip_slider, layer_slider, merge_slider, neat, prune_slider, slider
 
 ONCE = ("last_query", "fastv", "first_step", "random", "uniform", "keep_first")
 
@@ -23,7 +23,7 @@ class OneShotAgainstDynamic(Panel):
         layers = lab.model.config.get_text_config().num_hidden_layers
         last = len(lab.clip(clip).answer) - 1
         controls = {
-            "clip": chooser("clip", "Which sample video.", lab.names, clip),
+            "clip": clip_slider(lab.names, clip),
             "method": chooser(
                 "against", "Who chooses once, for the whole answer.", [(METHOD_NAMES[m], m) for m in ONCE], method, "330px"
             ),

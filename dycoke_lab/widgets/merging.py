@@ -15,7 +15,7 @@ from dycoke_lab.explore import Lab, Run, equivalent_ratio, equivalent_threshold,
 from dycoke_lab.merge import Merged, temporal_merge
 from dycoke_lab.plots import WRONG
 from dycoke_lab.views import merge_view
-from dycoke_lab.widgets.panel import Panel, call, chooser, merge_slider, neat, slider
+from dycoke_lab.widgets.panel import Panel, call, clip_slider, merge_slider, neat, slider
 
 NOTHING = DyCokeConfig(merge_ratio=0.0, prune_ratio=0.0)
 
@@ -28,7 +28,7 @@ class MergeExplorer(Panel):
         self._merged: dict[Any, Merged] = {}
         frames = len(lab.clip(clip).pixels)
         controls = {
-            "clip": chooser("clip", "Which sample video.", lab.names, clip),
+            "clip": clip_slider(lab.names, clip),
             "frame": slider(
                 w.IntSlider, "frame", "The frame shown large, beside the one it is compared with.", value=1, min=0, max=frames - 1
             ),

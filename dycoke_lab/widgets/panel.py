@@ -247,6 +247,10 @@ def layer_slider(value: int, layers: int) -> Any:
     return slider(w.IntSlider, "L, first pruned layer", tooltip, value=value, min=1, max=layers - 1)
 
 
+def clip_slider(names: list[str], name: str) -> w.SelectionSlider:
+    return slider(w.SelectionSlider, "clip", "Which sample video.", options=names, value=name)
+
+
 def chooser(description: str, tooltip: str, options: Any, value: Any, width: str = "300px") -> w.Dropdown:
     return w.Dropdown(description=description, tooltip=f"{tooltip} Arrow keys move through it.", options=options, value=value,
                       layout=w.Layout(width=width), style={"description_width": "110px"})  # fmt: skip

@@ -194,9 +194,6 @@ class Panel:
         """Pick from a menu; wait for what it does."""
         source = self.source()
         self.control(label).locator("select").select_option(label=option)
-        self.changed_from(source)
-
-    def changed_from(self, source):
         self.page.wait_for_function(
             "([image, before]) => image.src !== before", arg=[self.image.element_handle(), source], timeout=20_000
         )
@@ -213,7 +210,7 @@ class Panel:
 
     def drag(self, label, share):
         """Drag a slider's handle to this share of its track, in steps, as a hand does; wait for what it does."""
-        control, source = self.control(label), self.source()
+        control, before = self.control(label), (self.source(), self.code())
         control.scroll_into_view_if_needed()
         track, handle = control.locator(".noUi-base").bounding_box(), control.locator(".noUi-handle").first.bounding_box()
         x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
@@ -221,7 +218,9 @@ class Panel:
         self.page.mouse.down()
         self.page.mouse.move(track["x"] + track["width"] * share, y, steps=8)
         self.page.mouse.up()
-        self.changed_from(source)
+        self.page.wait_for_timeout(100)
+        self.settled()
+        assert (self.source(), self.code()) != before, f"dragging “{label}” did nothing"
 
     def press(self, label, key):
         """Press a key on a slider; milliseconds until the picture has changed."""

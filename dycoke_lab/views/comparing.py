@@ -25,6 +25,10 @@ def compare_view(clip: Clip, runs: Sequence[tuple[str, Run]], step: int) -> Pict
         word_grid(page, (left, 46, left + 590, 242), run.words, clip.answer, here)
         kept = run.states(here)[0]
         there = int((clip.named(here).flatten() & kept).sum())
-        page.text(left, 262, f"word {here + 1}: {int(kept.sum())} tokens in, {there} of them show what it names (green)")
+        page.text(
+            left,
+            262,
+            f"word {here + 1}: {int(kept.sum())} tokens in, {there} of them show{'s' * (there == 1)} what it names (green)",
+        )
         mosaic(page, (left, 278, left + 590, HEIGHT - 2), clip, white=clip.grid(~kept), boxes=[(clip.named(here), TRUTH)])
     return page.picture

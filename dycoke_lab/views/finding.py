@@ -49,8 +49,8 @@ def finder_axes(heat: pd.DataFrame, curve: pd.DataFrame) -> tuple[Plot, Plot]:
         dark = values < (min(80.0, values.min()) + 100) / 2
         for (i, j), value in np.ndenumerate(values):
             ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=POINTS, color="white" if dark[i, j] else "black")
-        ax.set_xticks(range(heat.shape[1]), [f"{p:g}" for p in heat.columns], fontsize=POINTS + 2)
-        ax.set_yticks(range(heat.shape[0]), [f"{k:g}" for k in heat.index], fontsize=POINTS + 2)
+        ax.set_xticks(range(heat.shape[1]), [f"{p:g}" for p in heat.columns], fontsize=POINTS)
+        ax.set_yticks(range(heat.shape[0]), [f"{k:g}" for k in heat.index], fontsize=POINTS)
         ax.set_xlabel("share pruned at each step, P (0: none)", fontsize=POINTS + 3)
         ax.set_ylabel("share merged, K", fontsize=POINTS + 3)
         ax.grid(visible=False)

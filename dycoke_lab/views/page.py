@@ -65,6 +65,12 @@ def plot(width: int, height: int, draw: Callable[[Any], None], area: Box = (0.0,
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
     ax = figure.add_axes(area)
     draw(ax)
+    # nothing is left to the user's style: the same explorer looks the same in every notebook
+    ax.set_facecolor("white")
+    ax.tick_params(labelsize=POINTS, labelcolor="black", color="black", length=4, pad=4, left=True, bottom=True)
+    ax.spines[:].set(color="black", linewidth=0.8, visible=True)
+    ax.xaxis.label.set_color("black")
+    ax.yaxis.label.set_color("black")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     left, bottom, wide, high = area

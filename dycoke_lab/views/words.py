@@ -23,11 +23,11 @@ def word_grid(page: Page, box: Box, words: Sequence[str], answer: Sequence[str],
             break
         x, y = left + col * wide, top + row * high
         if number == step:
-            page.box((x, y + 2, x + wide * (0.2 if mark else 1), y + high - 2), fill="#fff2cc", outline="black", width=2)
+            page.box((x, y + 1, x + wide * (0.2 if mark else 1), y + high - 1), fill="#fff2cc", outline="black", width=2)
         shown = f"✗ {mark or word}" if bad else mark or word
-        page.text(x + 8, y + high * (0.36 if bad else 0.5), shown, LARGE - 3, bad, WRONG if bad else "black")
+        page.text(x + 8, y + high * (0.34 if bad else 0.5), shown, LARGE - 3, bad, WRONG if bad else "black")
         if bad and number < len(answer):
-            page.text(x + 8, y + high * 0.8, f"right: {answer[number]}", SMALL - 1, colour="#404040")
+            page.text(x + 8, y + high * 0.76, f"right: {answer[number]}", SMALL - 2, colour="#404040")
         col += 1
         if word == ",":
             row, col = row + 1, 0

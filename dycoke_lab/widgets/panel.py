@@ -248,7 +248,8 @@ def layer_slider(value: int, layers: int) -> Any:
 
 
 def clip_slider(names: list[str], name: str) -> w.SelectionSlider:
-    return slider(w.SelectionSlider, "clip", "Which sample video.", options=names, value=name)
+    options = [(other.rsplit(".", 1)[0], other) for other in names]  # the place for the value is narrow
+    return slider(w.SelectionSlider, "clip", "Which sample video.", options=options, value=name)
 
 
 def chooser(description: str, tooltip: str, options: Any, value: Any, width: str = "300px") -> w.Dropdown:

@@ -72,6 +72,12 @@ def current_generation(model: nn.Module) -> Generation | None:
     return session.now if session else None
 
 
+def generation_of(model: nn.Module, cache: Cache) -> Generation | None:
+    """The compressed generation that this cache belongs to, inside the DyCoke context that made it; None if there is none."""
+    session = _ACTIVE.get(model)
+    return session.generations.get(cache) if session else None
+
+
 class _Session:
     """Routes hook calls to the generation they belong to, which is known by its cache."""
 

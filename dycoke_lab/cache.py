@@ -21,7 +21,7 @@ class WaitingLayer(DynamicLayer):
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, layer.is_initialized
         self.keys, self.values = layer.keys, layer.values
         self.prompt = prompt  # columns that a selection chooses from; later ones are always attended to
-        self._attended: tuple[Tensor, Tensor] | None = None
+        self.attended: tuple[Tensor, Tensor] | None = None  # keys and values, where not all are
 
     def select(self, index: Int[Tensor, "batch kept"], evict: bool = False) -> None:
         """Attend to these prompt columns and all later ones.
@@ -31,17 +31,17 @@ class WaitingLayer(DynamicLayer):
         chosen = (_choose(self.keys, index, self.prompt), _choose(self.values, index, self.prompt))
         if evict:
             self.keys, self.values, self.prompt = *chosen, index.shape[1]
-            self._attended = None
+            self.attended = None
         else:
-            self._attended = chosen
+            self.attended = chosen
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         everything = super().update(key_states, value_states, *args, **kwargs)
-        if self._attended is None:
+        if self.attended is None:
             return everything
-        keys, values = self._attended
-        self._attended = torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
-        return self._attended
+        keys, values = self.attended
+        self.attended = torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+        return self.attended
 
     def _rearranged(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError(

@@ -1,4 +1,4 @@
-"""Command line: `python -m dycoke_lab study|evidence|sweep|summary`, `python -m dycoke_lab specimen train|evaluate|clips`."""
+"""Command line: `python -m dycoke_lab run|study|evidence|sweep|summary`, `python -m dycoke_lab specimen train|evaluate|clips`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.loading import SPECIMENS, load_model, specimen_seeds
+from dycoke_lab.methods import METHODS
 from dycoke_lab.provenance import provenance
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m dycoke_lab", description="Token compression for video LLMs, to study")
     commands = parser.add_subparsers(required=True)
+    _add_run(commands)
     specimen = commands.add_parser("specimen", help="the tiny trained video LLM").add_subparsers(required=True)
 
     train = specimen.add_parser("train", help="train one from nothing; goes on after an interruption")
@@ -47,7 +51,54 @@ def main(arguments: list[str] | None = None) -> None:
     clips = specimen.add_parser("clips", help="write the sample clips in data/clips anew")
     clips.set_defaults(do=_clips)
     options = parser.parse_args(arguments)
-    options.do(options)
+    try:
+        options.do(options)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None  # as a shell has it; what goes on after an interruption has been saved
+
+
+def _add_run(commands: Any) -> None:
+    default = DyCokeConfig()
+    run = commands.add_parser("run", help="ask one question about one video")
+    run.add_argument("video", help="a file (mp4, webm, gif, ...) or a folder of pictures")
+    run.add_argument("question", help='for the specimen, say, "describe the four scenes"')
+    run.add_argument("--model", default="specimen", help='"specimen", or the folder of a checkpoint (default specimen)')
+    run.add_argument("--seed", type=int, default=0, help="which specimen (default 0)")
+    chosen = run.add_mutually_exclusive_group()
+    chosen.add_argument("--frames", type=int, help="at most this many, at even distances (default: all)")
+    chosen.add_argument("--fps", type=float, help="this many frames for each second of the video")
+    for name, kind, about in (
+        ("merge_ratio", float, "K, share of tokens merged away"),
+        ("prune_ratio", float, "P, share of the rest that waits at each step"),
+        ("score_layer", int, "L, first pruned layer"),
+    ):
+        value = getattr(default, name)
+        run.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, help=f"{about} (default {value})")
+    run.add_argument("--method", choices=list(METHODS), default=default.method, help=f"who chooses (default {default.method})")
+    run.add_argument("--max-new-tokens", type=int, default=128, help="end of the answer at the latest (default 128)")
+    run.add_argument("--compare", action="store_true", help="answer with the full cache, too: words, tokens, memory, time")
+    run.set_defaults(do=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from dycoke_lab.run import answer, comparison
+    from dycoke_lab.video import prompt, read_video
+
+    try:
+        config = DyCokeConfig(
+            merge_ratio=options.merge_ratio, prune_ratio=options.prune_ratio, score_layer=options.score_layer, method=options.method
+        )
+        video = read_video(options.video, options.frames, options.fps)
+        model, processor = load_model(options.model, options.seed)
+        inputs = prompt(processor, video, options.question)
+        compressed = answer(model, processor, inputs, config, options.max_new_tokens)
+        if not options.compare:
+            print(compressed.text)
+            return
+        nothing = DyCokeConfig(merge_ratio=0.0, prune_ratio=0.0)
+        print(comparison(answer(model, processor, inputs, nothing, options.max_new_tokens), compressed, config))
+    except (OSError, TypeError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 def _train(options: argparse.Namespace) -> None:

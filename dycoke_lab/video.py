@@ -1,34 +1,131 @@
-"""Read a video file and put it into a chat prompt, with transformers' own decoder (PyAV) and processor."""
+"""Read a video and put it into a chat prompt: PyAV decodes, the model's own processor does the rest."""
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from numpy.typing import NDArray
-from transformers.video_utils import load_video
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FAR = 250  # frames; what is further ahead is sought by the file's index, what is nearer is decoded up to
+
+Frames = NDArray[np.uint8]
+Choice = Callable[[int, float | None], Sequence[int]]
 
 
-def read_video(path: str | Path, frames: int | None = None) -> NDArray[np.uint8]:
-    """Frames of a video file as (frames, height, width, 3), 0 to 255; `frames` of them at even distances, or all.
+def read_video(source: str | Path | ArrayLike, frames: int | None = None, fps: float | None = None) -> Frames:
+    """Frames of a video as (frames, height, width, 3), 0 to 255, turned as the file asks for. Only those chosen are held in memory.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that holds no video or too few frames.
+    source: a file that FFmpeg reads (mp4, webm, gif, ...); a folder of pictures, taken in the order of their names' numbers; or an
+    array (frames, height, width, 3), 0 to 255. frames: at most this many, at even distances, as transformers' processors
+    choose them. fps: this many for each second of a file. Neither: all there are.
+
+    Raises FileNotFoundError for a missing source, ValueError for one without frames or that cannot be read.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path={str(path)!r} is not a file")
     if frames is not None and frames < 1:
         raise ValueError(f"frames={frames} must be at least 1, or None for all")
+    if fps is not None and not fps > 0:
+        raise ValueError(f"fps={fps} must be above 0, or None")
+    if frames is not None and fps is not None:
+        raise ValueError(f"give frames={frames} or fps={fps}, not both")
+
+    def choose(total: int, seconds: float | None) -> Sequence[int]:
+        if fps is not None and seconds is None:
+            raise ValueError(f"fps={fps} needs a file that says when its frames are shown: give frames instead")
+        count = frames if fps is None else max(1, int((seconds or 0) * fps + 1e-6))
+        return even_indices(total, total if count is None else min(count, total))
+
+    if not isinstance(source, str | Path):
+        return _from_array(np.asarray(source), choose)
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path, choose)
+    if not path.is_file():
+        raise FileNotFoundError(f"source={str(source)!r} is neither a file nor a folder")
     try:
-        video, _ = load_video(str(path), num_frames=frames, backend="pyav")  # type: ignore[arg-type]
-    except (av.FFmpegError, IndexError, ValueError) as error:
-        raise ValueError(f"path={str(path)!r} cannot be read as a video: {error}") from error
-    return video
+        return np.stack(list(_decode(path, choose)))
+    except (av.FFmpegError, EOFError) as error:
+        raise ValueError(f"source={str(source)!r} cannot be read as a video: {error}") from error
 
 
-def prompt(processor: Any, video: NDArray[np.uint8], question: str) -> Any:
+def even_indices(total: int, count: int) -> list[int]:
+    """`count` of `total` frames at even distances from the first on, by the rule of transformers' video processors."""
+    return [number * total // count for number in range(count)]
+
+
+def _decode(path: Path, choose: Choice) -> Iterator[Frames]:
+    """The chosen frames of a file, one after the other."""
+    times, keys, seconds = _index(path)
+    wanted = [times[number] for number in choose(len(times), seconds)]
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        decoded, frame = container.decode(stream), None
+        for time in wanted:
+            start = keys[max(bisect_right(keys, time) - 1, 0)]
+            here = times[0] if frame is None or frame.pts is None else frame.pts
+            if start > here and bisect_left(times, start) - bisect_left(times, here) > FAR:
+                container.seek(start, stream=stream)
+                decoded, frame = container.decode(stream), None
+            while frame is None or (frame.pts is not None and frame.pts < time):
+                following = next(decoded, None)
+                if following is None:
+                    break
+                frame = following
+            if frame is None:
+                raise ValueError(f"source={str(path)!r}: none of its frames can be decoded")
+            yield np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+
+
+def _index(path: Path) -> tuple[list[int], list[int], float]:
+    """When each frame of a file is shown, which are keyframes (both in the stream's units, in order), seconds in all."""
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise ValueError(f"source={str(path)!r} holds no video")
+        stream = container.streams.video[0]
+        packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.pts is not None]
+        times = sorted(time for time, _ in packets)
+        if not times:
+            raise ValueError(f"source={str(path)!r} holds no frames")
+        rate = float(stream.average_rate or stream.guessed_rate or 1)
+        seconds = float((times[-1] - times[0]) * (stream.time_base or 0)) + 1 / rate
+    return times, sorted(time for time, key in packets if key) or times[:1], seconds
+
+
+def _from_folder(path: Path, choose: Choice) -> Frames:
+    known = Image.registered_extensions()
+    files = [file for file in path.iterdir() if file.suffix.lower() in known]
+    files.sort(key=lambda file: [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)])
+    if not files:
+        raise ValueError(f"source={str(path)!r} is a folder without pictures")
+    pictures = []
+    for number in choose(len(files), None):
+        try:
+            with Image.open(files[number]) as picture:
+                pictures.append(np.asarray(ImageOps.exif_transpose(picture).convert("RGB")))
+        except UnidentifiedImageError as error:
+            raise ValueError(f"source={str(path)!r}: {files[number].name} cannot be read as a picture") from error
+        if pictures[-1].shape != pictures[0].shape:
+            high, wide, _ = pictures[0].shape
+            raise ValueError(f"source={str(path)!r}: {files[number].name} has another size than the first picture, {wide} x {high}")
+    return np.stack(pictures)
+
+
+def _from_array(array: NDArray[Any], choose: Choice) -> Frames:
+    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not len(array):
+        raise ValueError(
+            f"source has shape {array.shape} and type {array.dtype}: an array must be (frames, height, width, 3), uint8, 0 to 255"
+        )
+    return array[list(choose(len(array), None))]
+
+
+def prompt(processor: Any, video: Frames, question: str) -> Any:
     """The model's inputs for one question about one video, through the chat template."""
     content = [{"type": "video"}, {"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import struct
+import tracemalloc
+import wave
 
+import av
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers.video_utils import VideoMetadata, default_sample_indices_fn
 
+from dycoke_lab import video as video_module
 from dycoke_lab.specimen.clips import CLIPS, truth, write_mp4
 from dycoke_lab.specimen.export import build_processor
 from dycoke_lab.specimen.language import ID
@@ -35,13 +43,101 @@ def test_clips_are_what_their_truth_says(name):
     assert (inputs["pixel_values_videos"] - (task.videos.pixels * 2 - 1)).abs().mean() < 0.06
 
 
-def test_unreadable_files_are_named(tmp_path):
+def write(path, count, rate=8, codec="libx264", pix_fmt="yuv420p", size=64, gop=12):
+    """A video whose frame number can be read off its brightness."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width = stream.height = size
+        stream.pix_fmt, stream.gop_size = pix_fmt, gop
+        for number in range(count):
+            picture = np.full((size, size, 3), (number * 7) % 250, np.uint8)
+            picture[: size // 2, : size // 2, 0] = 255  # the corner that tells how it was turned
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def slow(path):
+    """Every frame, decoded from the start."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize(("name", "codec", "pix_fmt"), [
+    ("a.mp4", "libx264", "yuv420p"), ("a.webm", "libvpx-vp9", "yuv420p"), ("a.gif", "gif", "rgb8"), ("a.mkv", "mpeg4", "yuv420p"),
+])  # fmt: skip
+def test_chosen_frames_are_those_of_a_full_decode(tmp_path, monkeypatch, name, codec, pix_fmt):
+    path = write(tmp_path / name, 60, codec=codec, pix_fmt=pix_fmt)
+    everything = slow(path)
+    assert len(everything) == 60 and (read_video(path) == everything).all()
+    for far in (250, 5):  # decoded through, and by seeking
+        monkeypatch.setattr(video_module, "FAR", far)
+        for count in (1, 7, 60):
+            chosen = default_sample_indices_fn(VideoMetadata(total_num_frames=60, fps=8), num_frames=count)
+            assert (read_video(path, frames=count) == everything[chosen]).all()
+    chosen = default_sample_indices_fn(VideoMetadata(total_num_frames=60, fps=8), fps=2)
+    assert (read_video(path, fps=2) == everything[chosen]).all()
+    assert len(read_video(path, frames=100)) == 60  # at most
+
+
+def test_an_hour_takes_the_memory_of_the_frames_asked_for(tmp_path):
+    path = write(tmp_path / "hour.mp4", 3600, rate=1, size=160, gop=60)
+    tracemalloc.start()
+    video = read_video(path, frames=8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert video.shape == (8, 160, 160, 3) and peak < 4 * video.nbytes < 3600 * 160 * 160
+    assert [int(frame[-1, -1, 1]) for frame in video] == pytest.approx([n * 450 * 7 % 250 for n in range(8)], abs=4)
+
+
+def test_a_rotated_file_is_turned(tmp_path):
+    path = write(tmp_path / "phone.mp4", 4)
+    upright, data = read_video(path), bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 44
+    data[matrix : matrix + 20] = struct.pack(">5i", 0, 1 << 16, 0, -(1 << 16), 0)  # shown a quarter turned to the right
+    path.write_bytes(data)
+    turned = read_video(path)
+    assert upright[0, 0, 0, 0] > 200 > upright[0, 0, -1, 0]
+    assert turned[0, 0, -1, 0] > 200 > turned[0, 0, 0, 0]  # top left has become top right
+    assert (turned == np.rot90(upright, -1, (1, 2))).all()
+
+
+def test_folders_and_arrays(tmp_path):
+    video = np.random.default_rng(0).integers(0, 256, (11, 8, 12, 3), np.uint8)
+    for number, frame in enumerate(video):
+        Image.fromarray(frame).save(tmp_path / f"frame-{number}.png")  # 10 comes after 9, not after 1
+    (tmp_path / "notes.txt").write_text("not a picture")
+    assert (read_video(tmp_path) == video).all()
+    assert (read_video(tmp_path, frames=4) == video[[0, 2, 5, 8]]).all()
+    assert (read_video(video, frames=4) == video[[0, 2, 5, 8]]).all()
+    assert (read_video(torch.from_numpy(video)) == video).all()
+    with pytest.raises(ValueError, match=r"fps=2 needs a file"):
+        read_video(video, fps=2)
+    with pytest.raises(ValueError, match=r"shape \(11, 8, 12\).*must be"):
+        read_video(video[..., 0])
+    Image.fromarray(video[0, :4]).save(tmp_path / "frame-11.png")
+    with pytest.raises(ValueError, match=r"frame-11\.png has another size"):
+        read_video(tmp_path)
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.mp4"):
         read_video(tmp_path / "gone.mp4")
+    with pytest.raises(ValueError, match="a folder without pictures"):
+        read_video(tmp_path)
     (tmp_path / "text.mp4").write_text("not a video")
-    with pytest.raises(ValueError, match=r"text\.mp4.*cannot be read as a video"):
-        read_video(tmp_path / "text.mp4")
-    with pytest.raises(ValueError, match="frames=0"):
-        read_video(CLIPS / "2-scenes.mp4", frames=0)
-    with pytest.raises(ValueError, match="exceeds total_num_frames=8"):
-        read_video(CLIPS / "2-scenes.mp4", frames=100)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    whole = (CLIPS / "2-scenes.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    for name in ("text.mp4", "empty.mp4", "cut.mp4"):
+        with pytest.raises(ValueError, match=rf"{name}.*cannot be read as a video"):
+            read_video(tmp_path / name)
+    with wave.open(str(tmp_path / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(1600))
+    with pytest.raises(ValueError, match=r"sound\.wav.*holds no video"):
+        read_video(tmp_path / "sound.wav")
+    assert read_video(write(tmp_path / "one.mp4", 1), frames=8).shape == (1, 64, 64, 3)
+    for wrong in ({"frames": 0}, {"fps": 0}, {"frames": 2, "fps": 1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            read_video(CLIPS / "2-scenes.mp4", **wrong)

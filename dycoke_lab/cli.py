@@ -116,7 +116,12 @@ def _train(options: argparse.Namespace) -> None:
     folder = SPECIMENS / f"seed-{options.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.jsonl").write_text(log)
-    made = {"config": asdict(trainer.config), "precision": trainer.precision, "minutes": round(trainer.seconds / 60, 1)}
+    made = {
+        "began": trainer.began,
+        "config": asdict(trainer.config),
+        "precision": trainer.precision,
+        "minutes": round(trainer.seconds / 60, 1),
+    }
     export(model, folder, made)
     print(f"trained in {trainer.seconds / 60:.0f} minutes; checkpoint in {folder}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import inputs_for
 from test_methods import generate
 
 from dycoke_lab import DyCoke, DyCokeConfig, capture_attention
@@ -73,11 +74,7 @@ def test_an_exception_inside_leaves_the_stock_model(model, inputs, stock, attent
 
 def test_two_generations_share_no_state(model, inputs, attention):
     other = make_task("describe", 2, 3)
-    longer = {
-        "input_ids": other.ids,
-        "attention_mask": torch.ones_like(other.ids),
-        "pixel_values_videos": other.videos.pixels.double() * 2 - 1,
-    }
+    longer = inputs_for(model, other)
     with DyCoke()(model):
         first = generate(model, inputs)[1]
         generate(model, longer)

@@ -188,11 +188,12 @@ class Panel:
         assert (self.source() != source) == picture
 
     def hurry(self, label, keys):
-        """Press keys on a slider without waiting in between; wait for what the last one does."""
+        """Press keys on a slider so soon that the model still runs for the one before; wait for what the last one does."""
         handle = self.control(label).locator(".noUi-handle").first
         handle.focus()
         for key in keys:
             self.page.keyboard.press(key)
+            self.page.wait_for_timeout(250)  # longer than a panel waits, shorter than it takes to run and draw
         self.settled()
 
     def choose(self, label, option):
@@ -250,6 +251,7 @@ def shoot(panel, name, size):
     panel.page.screenshot(path=SHOTS / f"{name}-{size}.png")
     box, image = panel.panel.bounding_box(), panel.image.bounding_box()
     width = panel.page.viewport_size["width"]
+    assert box["height"] < panel.page.viewport_size["height"]
     assert box["x"] >= 0 and box["x"] + box["width"] <= width
     assert image["x"] >= box["x"] and image["x"] + image["width"] <= box["x"] + box["width"] + 1
 

@@ -14,7 +14,7 @@ import yaml
 from dycoke_lab.loading import SPECIMENS
 from dycoke_lab.results import EVIDENCE
 from dycoke_lab.study import read_rows
-from dycoke_lab.tables import SETTING, accuracy, readme_table
+from dycoke_lab.tables import SETTING, accuracy, by_seed, readme_table
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split())
@@ -53,6 +53,8 @@ def test_the_committed_tables_come_from_the_committed_rows():
     kept = pd.read_csv(EVIDENCE / "accuracy.csv").set_index([*SETTING, "measure"]).loc[made.index]
     assert (made[["mean", "low", "high"]] - kept[["mean", "low", "high"]]).abs().max(axis=None) < 1e-4
     assert rows["seed"].nunique() == 3 and (kept["videos"] == 512).all()
+    alone = pd.read_csv(EVIDENCE / "by-seed.csv").set_index(["merge_ratio", "prune_ratio", "seed"])
+    assert (by_seed(words) - alone).abs().max(axis=None) < 1e-4
 
 
 def test_the_shipped_specimens_are_what_their_checksums_say():
@@ -71,3 +73,5 @@ def test_the_shipped_accuracy_meets_its_floor():
     whole = table[(table["question"] == "describe") & (table["scenes"] == "all")].set_index("seed")
     assert (whole["videos"] == 512).all() and len(whole) == 3
     assert (whole["words"] >= 0.99).all() and (whole["exact"] >= 0.95).all()
+    short = table[(table["question"] == "actor") & (table["scenes"] == "all")]
+    assert len(short) == 3 and (short["words"] >= 0.99).all()

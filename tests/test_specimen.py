@@ -9,12 +9,14 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dycoke_lab import capture_attention, load_model
+from dycoke_lab.drift import mass_on
+from dycoke_lab.specimen import language as lang
 from dycoke_lab.specimen.build import build_model, keep_tokens_local, share_queries_and_keys
 from dycoke_lab.specimen.export import export
 from dycoke_lab.specimen.language import ID
 from dycoke_lab.specimen.tasks import QUESTIONS, make_task
-from dycoke_lab.specimen.train import TrainConfig, Trainer
-from dycoke_lab.specimen.world import COLOUR_NAMES
+from dycoke_lab.specimen.train import TrainConfig, Trainer, pack
+from dycoke_lab.specimen.world import COLOUR_NAMES, make_videos
 
 WORDS = list(ID)
 
@@ -82,8 +84,38 @@ def test_the_layer_that_scores_looks_and_reads_nothing(seed):
     with torch.no_grad(), hook, capture_attention(model) as trace:
         model.generate(task.ids, pixel_values_videos=task.videos.pixels * 2 - 1, max_new_tokens=2)
     assert len(seen) == 2 and not any(output.any() for output in seen)
-    on_video = trace.attention[0][2].sum()
-    assert on_video > 0.05  # of all attention; and yet it looks
+    _, on_actor = task.tokens_of(0)
+    named = (task.scene[0] >= 0).nonzero()[:2, 0]
+    on_named = mass_on(trace.stack(2), on_actor[named]) / on_actor[named].float().mean(1).numpy()
+    assert (on_named > 4).all()  # times what an even look would give: and yet it looks, where the words are
+
+
+def test_the_questions_of_a_pack_are_right_and_blind_to_each_other():
+    generator = torch.Generator().manual_seed(5)
+    videos = make_videos(3, 4, generator)
+    packed = pack(videos, generator)
+    start = packed.ids.shape[1] - packed.targets.shape[1]
+    positions, mask = packed.positions[0], packed.mask[0, 0]
+    turns = (packed.ids[0] == ID["<|assistant|>"]).nonzero()[:, 0].tolist()
+    assert len(turns) == 6 and start <= 4 * 4 * 16 + 2
+    video = int((packed.ids[0] == ID["<video>"]).nonzero()[-1])
+    for sample in range(3):
+        asked = []
+        for turn in turns:
+            seen = (mask[turn] == 0).nonzero()[:, 0]  # what the first word of the answer may look at
+            question = " ".join(WORDS[i] for i in packed.ids[sample, seen[seen > video]].tolist())
+            assert positions[seen].tolist() == list(range(len(seen)))  # as if nothing else had been asked
+            target, answer = packed.targets[sample, turn - start :].tolist(), []
+            while target[len(answer)] != ID["<|end|>"]:
+                answer.append(WORDS[target[len(answer)]])
+            assert packed.ids[sample, turn + 1 : turn + 1 + len(answer)].tolist() == [ID[word] for word in answer]
+            asked.append((question.removesuffix(" <|assistant|>"), " ".join(answer)))
+        shown = [[COLOUR_NAMES[c] for c in scene] for scene in videos.colour[sample].tolist()]
+        assert asked[0] == (lang.describe_question(4), lang.describe_answer(shown))
+        for actor, pair in enumerate(asked[1:5]):
+            assert pair in [(lang.actor_question(actor, s, 4), shown[s][actor]) for s in range(4)]
+        scenes = [(a, b) for a in range(4) for b in range(4) if a != b]
+        assert asked[5] in [(lang.compare_question(a, b, 4), lang.compare_answer(shown, a, b)) for a, b in scenes]
 
 
 def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
@@ -101,7 +133,7 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         stopped.run(progress=False)
     again = Trainer(config, tmp_path / "stopped")
-    assert again.step == 2
+    assert again.step == 2 and again.began == stopped.began
     resumed = again.run(progress=False).state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     held = [name for name in whole if name.endswith(("layers.2.self_attn.o_proj.weight", "out_proj.weight", "out_proj.bias"))]

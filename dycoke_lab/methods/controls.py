@@ -50,7 +50,8 @@ class KeepFirst(Method):
 
 @dataclass(frozen=True)
 class KeepNone(Method):
-    """No visual token at all, whatever the ratio: what is still right was read below layer L, or while reading the prompt.
+    """No visual token at all, whatever the ratio: what is still right was read below layer L, or while reading the prompt (the
+    first word always is).
 
     A selection that does no better than this selects nothing of use.
     """

@@ -6,9 +6,9 @@ from types import ModuleType
 
 from torch import nn
 
-from dycoke_lab.models import llava_onevision
+from dycoke_lab.models import llava_next_video, llava_onevision
 
-ADAPTERS: dict[str, ModuleType] = {adapter.MODEL_TYPE: adapter for adapter in (llava_onevision,)}
+ADAPTERS: dict[str, ModuleType] = {adapter.MODEL_TYPE: adapter for adapter in (llava_onevision, llava_next_video)}
 
 
 def adapter_for(model: nn.Module) -> ModuleType:

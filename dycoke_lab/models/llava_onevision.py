@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from dycoke_lab.layout import VisualLayout
+from dycoke_lab.models.common import one_video_a_sample
 
 MODEL_TYPE = "llava_onevision"
 
@@ -22,22 +23,6 @@ def find_visual_tokens(model: nn.Module, inputs: dict[str, Any]) -> VisualLayout
 
     Raises ValueError when a sample does not hold exactly one video.
     """
-    ids: Tensor | None = inputs.get("input_ids")
-    encoded = (inputs.get("mm_encoder_outputs") or {}).get("video")  # generate encodes the video beforehand
-    videos = inputs.get("pixel_values_videos") if encoded is None else encoded.pooler_output
-    if ids is None or videos is None:
-        return None
-    config: Any = model.config
-    vision = config.vision_config
-    side = math.ceil(vision.image_size // vision.patch_size / 2)
-    at = ids == config.video_token_id
-    counts = at.sum(1).tolist()
-    frames = (counts[0] - 1) // side**2
-    expected = frames * side**2 + 1
-    if any(count != expected for count in counts) or len(videos) != len(ids) or frames < 1:
-        raise ValueError(
-            f"input_ids holds {counts} video tokens in its samples, for {len(videos)} videos: exactly one video a sample, "
-            f"all of one length (frames * {side**2} + 1 tokens), is supported. Run other prompts one by one"
-        )
-    columns = at.int().argsort(dim=1, descending=True, stable=True)[:, : expected - 1]
-    return VisualLayout(columns, frames, side, side, at.shape[1])
+    vision: Any = model.config.vision_config  # type: ignore[union-attr]
+    side = math.ceil(vision.image_size // vision.patch_size / 2)  # frames are pooled 2 x 2
+    return one_video_a_sample(model, inputs, side, ending=1)

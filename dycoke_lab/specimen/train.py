@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import LlavaOnevisionForConditionalGeneration
 
+from dycoke_lab.provenance import provenance
 from dycoke_lab.specimen import language as lang
 from dycoke_lab.specimen.attention import register
 from dycoke_lab.specimen.build import build_model, keep_tokens_local, look_before_reading, share_queries_and_keys
@@ -128,6 +129,7 @@ class Trainer:
         self.optimizers = optimizers(self.model, config)
         self.rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self.step, self.stage, self.since, self.words, self.seconds = 0, 0, 0, 0.0, 0.0
+        self.began = provenance()  # the code a run began with, which may be another by the time it ends
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "checkpoint.pt").exists():
             self._load()
@@ -190,6 +192,7 @@ class Trainer:
         state = {
             "config": asdict(self.config), "model": self.model.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
+            "began": self.began,
             "progress": (self.step, self.stage, self.since, self.words, self.seconds),
         }  # fmt: skip
         torch.save(state, self.folder / "checkpoint.tmp")
@@ -208,6 +211,7 @@ class Trainer:
         for optimizer, saved_state in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved_state)
         self.step, self.stage, self.since, self.words, self.seconds = state["progress"]
+        self.began = state["began"]
         log = self.folder / "log.jsonl"
         if log.exists():  # a kill can leave lines of steps that will be made again
             lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]

@@ -70,7 +70,7 @@ def finder_axes(heat: pd.DataFrame, curve: pd.DataFrame) -> tuple[Plot, Plot]:
         ax.set_ylabel("%", fontsize=POINTS + 3)
         ax.set(ylim=(0, 103))
         ax.grid(alpha=0.3)
-        ax.legend(frameon=False, fontsize=POINTS + 1, loc="upper left")
+        ax.legend(frameon=False, labelcolor="black", fontsize=POINTS + 1, loc="upper left")
 
     size = (WIDTH // 2, HEIGHT - TOP)
     return plot(*size, ratios, (0.12, 0.17, 0.86, 0.81)), plot(*size, thresholds, (0.14, 0.24, 0.83, 0.74))

@@ -55,12 +55,13 @@ def merge_view(clip: Clip, merged: Merged, threshold: float, frame: int, window:
     compared = ~merged.similarity.isnan()
     values, dropped = merged.similarity[compared].numpy(), gone.flatten(1)[compared].numpy()
     histogram(page, RIGHT, CHART, values, dropped, threshold)
-    page.text(RIGHT + 62, CHART + 16, f"line: threshold {threshold:.4f}")
     return page.picture
 
 
 def histogram(page: Page, x: float, y: float, values: NDArray[Any], dropped: NDArray[Any], threshold: float) -> None:
-    """Similarities of kept and of merged tokens, one upon the other, and the threshold."""
+    """Similarities of kept and of merged tokens, one upon the other, and the threshold.
+
+    values: (tokens,), cosines; dropped: (tokens,), boolean; threshold: a cosine."""
     low = min(0.5, float(np.floor(10 * values.min()) / 10)) if len(values) else 0.5
     axes = _similarity_axes(low, 2 * max(100, len(values)))
     page.paste(x, y, axes.picture)
@@ -71,6 +72,7 @@ def histogram(page: Page, x: float, y: float, values: NDArray[Any], dropped: NDA
         for least, most, colour in ((0, below, KEPT), (below, above, MERGED)):
             if most > least:
                 page.box((left, y + axes.y(most), right, y + axes.y(least)), fill=colour)
+    page.text(x + 62, y + 16, f"line: threshold {threshold:.4f}" + (", left of what is shown" if threshold < low else ""))
     if low <= threshold <= 1:
         at = x + axes.x(threshold)
         page.line([(at, y + axes.area[1]), (at, y + axes.area[3])], "black", 3)
@@ -84,7 +86,7 @@ def _similarity_axes(low: float, most: int) -> Plot:
         ax.minorticks_off()
         ax.set_xlabel("cosine similarity with the reference", fontsize=POINTS + 3)
         ax.set_ylabel("tokens", fontsize=POINTS + 3)
-        ax.legend(handles=[Patch(color=KEPT, label="kept"), Patch(color=MERGED, label="merged")], frameon=False,
+        ax.legend(handles=[Patch(color=KEPT, label="kept"), Patch(color=MERGED, label="merged")], frameon=False, labelcolor="black",
                   fontsize=POINTS, loc="upper left")  # fmt: skip
         ax.grid(visible=False)
 

@@ -32,7 +32,7 @@ def mosaic(page: Page, box: Box, clip: Clip, *, weight: Tensor | None = None, wh
         y, x = top + number // per_row * (size + LABEL) + LABEL - 6, left + number % per_row * (size + GAP)
         for inset, (mask, colour) in enumerate(boxes):
             for row, col in mask[number].nonzero().tolist():
-                _outline(frame[row * cell : (row + 1) * cell, col * cell : (col + 1) * cell], colour, 3 * inset)
+                _outline(frame[row * cell : (row + 1) * cell, col * cell : (col + 1) * cell], colour, inset)
         page.paste(x, y, as_picture(frame))
         if number == chosen:
             page.box((x, y + size + 1, x + size, y + size + 6), fill="black")
@@ -65,8 +65,10 @@ def _cells(mask: Tensor, cell: int) -> NDArray[np.float32]:
     return mask.float().numpy().repeat(cell, 1).repeat(cell, 2)[..., None]
 
 
-def _outline(cell: NDArray[np.uint8], colour: str, inset: int, width: int = 3) -> None:
-    """Draw a frame into the pixels of a visual token."""
+def _outline(cell: NDArray[np.uint8], colour: str, inset: int) -> None:
+    """Draw a frame into the pixels of a visual token, the thinner the smaller it is."""
+    width = max(1, min(3, len(cell) // 8))
+    inset *= width
     if inset:
         cell = cell[inset:-inset, inset:-inset]
     inside = cell[width:-width, width:-width].copy()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import matplotlib
@@ -25,6 +26,7 @@ LARGE, MEDIUM, SMALL = 24, 19, 15  # pixels
 POINTS = 11  # text of axes
 LEFT, RIGHT, TOP, BOTTOM = 12, 790, 84, 474  # where frames and what stands beside them begin, and what they fill
 CHART = 292  # where the small plot at the lower right begins
+_DRAWING = Lock()  # matplotlib is not made for several threads
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
@@ -62,10 +64,15 @@ class Plot:
 
 def plot(width: int, height: int, draw: Callable[[Any], None], area: Box = (0.0, 0.0, 1.0, 1.0)) -> Plot:
     """What `draw(ax)` makes of matplotlib axes. area: left, bottom, width, height of the plotting area, shares of the picture."""
+    with _DRAWING:
+        return _plot(width, height, draw, area)
+
+
+def _plot(width: int, height: int, draw: Callable[[Any], None], area: Box) -> Plot:
     figure = Figure(figsize=(width / 100, height / 100), dpi=100, facecolor="white")
     ax = figure.add_axes(area)
     draw(ax)
-    # nothing is left to the user's style: the same explorer looks the same in every notebook
+    # little is left to the user's style: an explorer looks the same in every notebook
     ax.set_facecolor("white")
     ax.tick_params(labelsize=POINTS, labelcolor="black", color="black", length=4, pad=4, left=True, bottom=True)
     ax.spines[:].set(color="black", linewidth=0.8, visible=True)
@@ -96,8 +103,8 @@ def as_picture(pixels: NDArray[np.uint8]) -> Picture:
 class Page:
     """A white picture to draw on. Places are pixels from its left and its top."""
 
-    def __init__(self, width: int = WIDTH, height: int = HEIGHT) -> None:
-        self.picture = Image.new("RGB", (width, height), "white")
+    def __init__(self) -> None:
+        self.picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
         self.pen = ImageDraw.Draw(self.picture)
 
     def text(self, x: float, y: float, text: str, size: int = MEDIUM, bold: bool = False, colour: str = "black",

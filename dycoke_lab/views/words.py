@@ -8,6 +8,8 @@ from dycoke_lab.explore import wrong_words
 from dycoke_lab.plots import WRONG
 from dycoke_lab.views.page import LARGE, SMALL, Box, Page
 
+MARKS = {",": ",", "<|end|>": "."}  # narrow, unlike words
+
 
 def word_grid(page: Page, box: Box, words: Sequence[str], answer: Sequence[str], step: int | None = None) -> None:
     """An answer, a row for each scene; wrong words are crossed out, with the right one behind; the current word is boxed."""
@@ -16,7 +18,7 @@ def word_grid(page: Page, box: Box, words: Sequence[str], answer: Sequence[str],
     row = col = 0
     written = [*words, *["–"] * max(0, len(answer) - len(words))]  # what was left out is wrong too
     for number, (word, bad) in enumerate(zip(written, wrong_words(written, list(answer)), strict=True)):
-        mark = {",": ",", "<|end|>": "."}.get(word)
+        mark = MARKS.get(word)
         if col > 3 and not mark:
             row, col = row + 1, 0
         if row > 4:
@@ -27,7 +29,7 @@ def word_grid(page: Page, box: Box, words: Sequence[str], answer: Sequence[str],
         shown = f"✗ {mark or word}" if bad else mark or word
         page.text(x + 8, y + high * (0.34 if bad else 0.5), shown, LARGE - 3, bad, WRONG if bad else "black")
         if bad and number < len(answer):
-            page.text(x + 8, y + high * 0.76, f"right: {answer[number]}", SMALL - 2, colour="#404040")
+            page.text(x + 8, y + high * 0.76, f"right: {MARKS.get(answer[number], answer[number])}", SMALL - 2, colour="#404040")
         col += 1
         if word == ",":
             row, col = row + 1, 0

@@ -1,0 +1,27 @@
+"""LLaVA-NeXT-Video: a video is frames x side x side tokens, and nothing between or after them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from dycoke_lab.layout import VisualLayout
+from dycoke_lab.models.common import one_video_a_sample
+
+MODEL_TYPE = "llava_next_video"
+
+
+def language_model(model: nn.Module) -> nn.Module:
+    """The decoder, called with `inputs_embeds` in which the visual tokens already stand."""
+    return model.model.language_model  # type: ignore[union-attr,return-value]
+
+
+def find_visual_tokens(model: nn.Module, inputs: dict[str, Any]) -> VisualLayout | None:
+    """Where the video's tokens stand in this call's prompt; None when the call brings no video.
+
+    Raises ValueError when a sample does not hold exactly one video.
+    """
+    config: Any = model.config
+    side = config.vision_config.image_size // config.vision_config.patch_size // config.spatial_pool_stride
+    return one_video_a_sample(model, inputs, side, ending=0)

@@ -72,7 +72,8 @@ def histogram(page: Page, x: float, y: float, values: NDArray[Any], dropped: NDA
         for least, most, colour in ((0, below, KEPT), (below, above, MERGED)):
             if most > least:
                 page.box((left, y + axes.y(most), right, y + axes.y(least)), fill=colour)
-    page.text(x + 62, y + 16, f"line: threshold {threshold:.4f}" + (", left of what is shown" if threshold < low else ""))
+    shown = np.floor(1e4 * threshold + 1e-6) / 1e4  # as the slider has it, and so that it merges what is shown as merged
+    page.text(x + 62, y + 16, f"line: threshold {shown:.4f}" + (", left of what is shown" if threshold < low else ""))
     if low <= threshold <= 1:
         at = x + axes.x(threshold)
         page.line([(at, y + axes.area[1]), (at, y + axes.area[3])], "black", 3)

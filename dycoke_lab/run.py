@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 
 from dycoke_lab.apply import DyCoke, generation_of
 from dycoke_lab.config import DyCokeConfig
+from dycoke_lab.explore import wrong_words
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def differing(full: str, compressed: str) -> tuple[int, str]:
     Answers of one length are compared word by word, others by their longest common parts."""
     a, b = full.split(), compressed.split()
     if len(a) == len(b):
-        wrong = [x != y for x, y in zip(a, b, strict=True)]
+        wrong = wrong_words(b, a)
         return sum(wrong), " ".join(f"[{word}]" if bad else word for word, bad in zip(b, wrong, strict=True))
     count, shown = 0, []
     for kind, i, j, k, m in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():

@@ -62,7 +62,7 @@ class Plot:
         return bottom - (bottom - top) * share
 
 
-def plot(width: int, height: int, draw: Callable[[Any], None], area: Box = (0.0, 0.0, 1.0, 1.0)) -> Plot:
+def plot(width: int, height: int, draw: Callable[[Any], None], area: Box) -> Plot:
     """What `draw(ax)` makes of matplotlib axes. area: left, bottom, width, height of the plotting area, shares of the picture."""
     with _DRAWING:
         return _plot(width, height, draw, area)

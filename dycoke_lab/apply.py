@@ -12,14 +12,17 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
+from torch._dynamo import OptimizedModule
 from transformers.cache_utils import Cache, DynamicCache
 
 from dycoke_lab.attention import Call, watching
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.generation import Generation
-from dycoke_lab.layout import VisualLayout
-from dycoke_lab.models import adapter_for
+from dycoke_lab.methods import METHODS
+from dycoke_lab.models import adapter_for, decoder_of
+from dycoke_lab.models.finding import VideoFinder
 
 _ACTIVE: WeakKeyDictionary[nn.Module, _Session] = WeakKeyDictionary()
 
@@ -39,27 +42,21 @@ class DyCoke:
         Raises TypeError for a model of an unsupported family, ValueError for settings the model cannot have.
         Caches made inside keep what merging and eviction left; waiting tokens are put back when it ends.
         """
-        decoder = adapter_for(model).language_model(model)
+        decoder = decoder_of(model)
         if model in _ACTIVE:
             raise RuntimeError("this model is inside a DyCoke context already: leave that one first")
-        depth = len(decoder.layers)
-        if self.config.prune_ratio and self.config.score_layer >= depth:
-            raise ValueError(f"score_layer={self.config.score_layer} must be below the model's {depth} decoder layers")
-        session = _Session(self.config, model)
+        session = _Session(self.config, model, decoder)
         with ExitStack() as stack:
             _ACTIVE[model] = session
             stack.callback(_ACTIVE.pop, model)
             stack.callback(session.restore)
+            stack.enter_context(session.finder.looking(model))
             hooks = [
-                model.model.register_forward_pre_hook(session.find_video, with_kwargs=True),
                 decoder.register_forward_pre_hook(session.before, with_kwargs=True),
                 decoder.register_forward_hook(session.after, with_kwargs=True),
             ]
             if self.config.prune_ratio:
-                hooks += [
-                    layer.register_forward_pre_hook(session.inside, with_kwargs=True)
-                    for layer in decoder.layers[self.config.score_layer :]
-                ]
+                hooks += [decoder.layers[n].register_forward_pre_hook(session.inside, with_kwargs=True) for n in session.pruned]
                 stack.enter_context(watching(decoder, session))
             for hook in hooks:
                 stack.callback(hook.remove)
@@ -81,27 +78,29 @@ def generation_of(model: nn.Module, cache: Cache) -> Generation | None:
 class _Session:
     """Routes hook calls to the generation they belong to, which is known by its cache."""
 
-    def __init__(self, config: DyCokeConfig, model: Any) -> None:
-        self.config, self.model = config, model
-        self.found: VisualLayout | None = None
+    def __init__(self, config: DyCokeConfig, model: Any, decoder: Any) -> None:
+        self.config, self.finder = config, VideoFinder(model)
+        self.extras = getattr(adapter_for(model), "shorten", None)
+        self.window = getattr(decoder.config, "sliding_window", None) or 0
+        self.pruned = _check_model(config, model, decoder)
         self.now: Generation | None = None
         self.generations: WeakKeyDictionary[Cache, Generation] = WeakKeyDictionary()
 
-    def find_video(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
-        self.found = adapter_for(self.model).find_visual_tokens(self.model, inputs)
-
     def before(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if torch.compiler.is_compiling():
+            raise RuntimeError("torch.compile cannot see what DyCoke changes at each step: run the model uncompiled inside the context")
         cache: Cache | None = inputs.get("past_key_values")
-        layout, self.found = self.found, None
+        layout, self.finder.layout = self.finder.layout, None
         if layout is None:
             self.now = self.generations.get(cache) if cache is not None else None
-            return args, self.now.decode(inputs) if self.now else inputs
-        if self.config.prune_ratio:
-            cache = _check_cache(cache, inputs)
-        self.now = Generation(self.config, layout)
+            return args, self.now.decode(inputs, self.finder.padding) if self.now else inputs
+        if self.config.prune_ratio and cache is None:
+            raise ValueError("prune_ratio > 0 prunes a KV cache: call with use_cache=True (or generate), or set prune_ratio=0")
+        self.now = Generation(self.config, layout, self.pruned, self.window, self.extras)
         if cache is not None:
+            _check_cache(cache)
             self.generations[cache] = self.now
-        return args, self.now.prefill(inputs)
+        return args, self.now.prefill(inputs, self.finder.padding)
 
     def inside(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         return self.now.shorten(args, inputs) if self.now else None
@@ -123,11 +122,41 @@ class _Session:
             generation.release(cache)
 
 
-def _check_cache(cache: Cache | None, inputs: dict[str, Any]) -> Cache:
-    if cache is None:
-        raise ValueError("prune_ratio > 0 prunes a KV cache: call with use_cache=True (or generate), or set prune_ratio=0")
-    if not isinstance(cache, DynamicCache):
-        raise ValueError(f"past_key_values is a {type(cache).__name__}: prune_ratio > 0 needs a DynamicCache, the default")
+def _check_model(config: DyCokeConfig, model: Any, decoder: Any) -> list[int]:
+    """The numbers of the layers to prune: those from L on that attend to everything. ValueError for what cannot work."""
+    if isinstance(model, OptimizedModule) or model._compiled_call_impl is not None:
+        raise ValueError("model is compiled, and torch.compile cannot see what DyCoke changes at each step: give the model as it was")
+    devices = {str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()}
+    if len(devices) > 1:
+        raise ValueError(f"model is spread over {sorted(devices)} by device_map: only a model on one device is supported")
+    first, depth = config.score_layer, len(decoder.layers)
+    if not config.prune_ratio:
+        return []
+    if first >= depth:
+        raise ValueError(f"score_layer={first} must be below the model's {depth} decoder layers")
+    kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"] * depth
+    whole = [number for number, kind in enumerate(kinds) if kind == "full_attention"]
+    if first - 1 not in whole:
+        allowed = ", ".join(str(number + 1) for number in whole if number + 1 < depth)
+        raise ValueError(
+            f"score_layer={first}: layer {first - 1}, whose attention would be the score, sees only a window of the prompt in this "
+            f"model. Choose score_layer from {allowed}"
+        )
+    pruned = [number for number in whole if number >= first]
+    method = METHODS[config.method] if isinstance(config.method, str) else config.method
+    fed = getattr(adapter_for(model), "layers_fed", lambda config: 0)(model.config)
+    if method.in_prefill and (len(pruned) < depth - first or first < fed):
+        why = f"the first {fed} layers get visual tokens of their own" if first < fed else "layers with a sliding window are not pruned"
+        raise ValueError(
+            f"method={config.method!r} drops tokens inside the prefill, which this model cannot do at score_layer={first}: {why}. "
+            "method='last_query' makes the same choice after the prefill"
+        )
+    return pruned
+
+
+def _check_cache(cache: Cache) -> None:
+    if not isinstance(cache, DynamicCache) or cache.offloading:
+        kind = "an offloading DynamicCache" if isinstance(cache, DynamicCache) else f"a {type(cache).__name__}"
+        raise ValueError(f"past_key_values is {kind}: DyCoke needs a DynamicCache on the model's device, which is the default")
     if cache.get_seq_length():
         raise ValueError("past_key_values already holds tokens: a new video must start on an empty cache")
-    return cache

@@ -6,6 +6,7 @@ what it is given. Nothing is patched: the language model's config names a wrappe
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -38,6 +39,7 @@ class Watcher(Protocol):
 
 
 _WATCHERS: WeakKeyDictionary[nn.Module, list[Watcher]] = WeakKeyDictionary()
+_KERNELS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # what a watched model had before
 
 
 @contextmanager
@@ -45,9 +47,9 @@ def watching(language_model: nn.Module, watcher: Watcher) -> Iterator[None]:
     """Have `watcher` see every self-attention call of this language model, until the context ends."""
     config: Any = language_model.config
     modules = [layer.self_attn for layer in language_model.layers]  # type: ignore[union-attr]
-    kernel = config._attn_implementation
-    if not kernel.startswith(PREFIX):
-        config._attn_implementation = _wrapper(kernel, modules[0])
+    if modules[0] not in _WATCHERS:
+        _KERNELS[modules[0]] = config._attn_implementation
+        config._attn_implementation = _wrapper(config._attn_implementation, modules[0])
     for module in modules:
         _WATCHERS.setdefault(module, []).append(watcher)
     try:
@@ -58,16 +60,15 @@ def watching(language_model: nn.Module, watcher: Watcher) -> Iterator[None]:
             if not _WATCHERS[module]:
                 del _WATCHERS[module]
         if modules[0] not in _WATCHERS:
-            config._attn_implementation = config._attn_implementation.removeprefix(PREFIX)
+            config._attn_implementation = _KERNELS.pop(modules[0])
 
 
 def _wrapper(kernel: str, module: nn.Module) -> str:
     """The registered name of an attention function that calls the watchers, then `kernel`."""
     name = PREFIX + kernel
     if kernel == "eager":  # not in the registry: every model file brings its own
-        import sys
-
         base: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
+        name = f"{name}_{type(module).__module__.rpartition('.')[2]}"
     else:
         base = ALL_ATTENTION_FUNCTIONS[kernel]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 
 class WaitingLayer(DynamicLayer):
@@ -22,6 +24,7 @@ class WaitingLayer(DynamicLayer):
         self.keys, self.values = layer.keys, layer.values
         self.prompt = prompt  # columns that a selection chooses from; later ones are always attended to
         self.attended: tuple[Tensor, Tensor] | None = None  # keys and values, where not all are
+        self.on_rearranged: Callable[[], Callable[[Tensor], None] | None] | None = None  # a weak reference
 
     def select(self, index: Int[Tensor, "batch kept"], evict: bool = False) -> None:
         """Attend to these prompt columns and all later ones.
@@ -43,13 +46,25 @@ class WaitingLayer(DynamicLayer):
         self.attended = torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
         return self.attended
 
-    def _rearranged(self, *args: Any, **kwargs: Any) -> None:
-        raise NotImplementedError(
-            "the samples of a pruned cache cannot be reordered, repeated or cut yet: generate without beams or assistants, "
-            "or set prune_ratio=0"
-        )
+    def batch_select_indices(self, indices: Tensor) -> None:
+        indices = indices.to(self.keys.device)  # type: ignore[union-attr]
+        self.keys, self.values = self.keys[indices], self.values[indices]  # type: ignore[index]
+        if self.attended is not None:
+            keys, values = self.attended
+            self.attended = keys[indices], values[indices]
+        told = self.on_rearranged and self.on_rearranged()
+        if told:
+            told(indices)
 
-    reorder_cache = crop = batch_repeat_interleave = batch_select_indices = _rearranged
+    reorder_cache = batch_select_indices
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.batch_select_indices(torch.arange(len(self.keys)).repeat_interleave(repeats))  # type: ignore[arg-type]
+
+    def crop(self, *_: Any) -> None:
+        raise NotImplementedError(
+            "a pruned cache cannot go back some tokens: generate without an assistant model or prompt lookup, or set prune_ratio=0"
+        )
 
     def stock(self) -> DynamicLayer:
         """The same tokens, waiting ones included, as a layer that knows nothing of this library."""
@@ -62,3 +77,31 @@ class WaitingLayer(DynamicLayer):
 def _choose(states: Any, index: Tensor, prompt: int) -> Tensor:
     picked = states.gather(2, index[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
     return torch.cat([picked, states[:, :, prompt:]], dim=2)
+
+
+def report_whole_length(cache: Cache, merged: int) -> None:
+    """Have a cache count the tokens that merging removed: `generate` reads off it how much of a prompt has been read.
+
+    Masks go by what is stored (`get_query_offset`, `get_mask_sizes`).
+    """
+    weak = ref(cache)  # no cycle: a cache's memory is freed when it is dropped
+
+    def stored(layer_idx: int = 0) -> int:
+        return type(cache_ := weak()).get_seq_length(cache_, layer_idx)  # type: ignore[arg-type,union-attr]
+
+    def whole(layer_idx: int = 0) -> int:
+        return length + merged if (length := stored(layer_idx)) else 0
+
+    cache.get_query_offset, cache.get_seq_length = stored, whole  # type: ignore[method-assign]
+
+
+def close(cache: Cache) -> None:
+    """Refuse to go on with a cache that lacks tokens, since no one is left who knows which."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(
+            "past_key_values was made inside a DyCoke context that has ended, and lacks the tokens merged or evicted there: go on "
+            "inside the context, or start from the prompt again"
+        )
+
+    cache.update = refuse  # type: ignore[method-assign]

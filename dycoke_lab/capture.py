@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from dycoke_lab.apply import current_generation
 from dycoke_lab.attention import Call, watching
 from dycoke_lab.layout import VisualLayout
-from dycoke_lab.models import adapter_for
-from dycoke_lab.prune import last_query_attention
+from dycoke_lab.models import decoder_of
+from dycoke_lab.models.finding import VideoFinder
+from dycoke_lab.prune import last_query_attention, visible
 from dycoke_lab.trace import Trace
 
 
@@ -28,28 +29,30 @@ def capture_attention(model: Any, heads: Literal["mean", "all"] = "mean") -> Ite
     """
     if heads not in ("mean", "all"):
         raise ValueError(f"heads={heads!r} must be 'mean' or 'all'")
-    adapter = adapter_for(model)
-    decoder = adapter.language_model(model)
-    recorder = _Recorder(model, Trace(), heads)
-    hook = model.model.register_forward_pre_hook(recorder.find_video, with_kwargs=True)
+    decoder = decoder_of(model)
+    finder = VideoFinder(model)
+    recorder = _Recorder(model, finder, Trace(), heads, len(decoder.layers))
+    hook = decoder.register_forward_pre_hook(recorder.start, with_kwargs=True)
     try:
-        with watching(decoder, recorder):
+        with finder.looking(model), watching(decoder, recorder):
             yield recorder.trace
     finally:
         hook.remove()
 
 
 class _Recorder:
-    def __init__(self, model: Any, trace: Trace, heads: str) -> None:
-        self.model, self.trace, self.heads = model, trace, heads
+    def __init__(self, model: Any, finder: VideoFinder, trace: Trace, heads: str, depth: int) -> None:
+        self.model, self.finder, self.trace, self.heads, self.depth = model, finder, trace, heads, depth
         self.layout: VisualLayout | None = None
         self.rows: list[tuple[Tensor, Tensor]] = []
+        self.seen = 0  # columns so far, of the whole prompt and what came after
 
-    def find_video(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
-        layout = adapter_for(self.model).find_visual_tokens(self.model, inputs)
-        if layout is not None:
-            self.layout = layout
-            self.trace.start(layout.frames, layout.rows, layout.cols)
+    def start(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        if self.finder.layout is not None:
+            self.layout, self.seen = self.finder.layout, 0
+            self.trace.start(self.layout.videos)
+        self.seen += inputs["inputs_embeds"].shape[1]
+        self.rows = []
 
     def mask(self, call: Call) -> Tensor | None:
         return call.mask
@@ -61,13 +64,15 @@ class _Recorder:
         attention = attention.mean(1, keepdim=True) if self.heads == "mean" else attention
         generation = current_generation(self.model)
         if generation is None:
-            columns, there = self.layout.columns, torch.ones_like(self.layout.columns, dtype=torch.bool)
+            columns, there, total = self.layout.columns, self.layout.real, self.seen
         else:
-            columns, there = generation.where(call)
+            columns, there, total = generation.where(call)
+        columns = columns - (total - call.key.shape[2])  # a sliding window's first columns are gone
+        there, columns = there & (columns >= 0), columns.clamp(min=0)
+        if call.mask is not None:
+            there = there & visible(call.mask, call.key.shape[2]).expand(len(columns), -1).gather(1, columns)
         visual = attention.gather(2, columns[:, None].expand(-1, attention.shape[1], -1)) * there[:, None]
-        if call.layer == 0:
-            self.rows = []
         self.rows.append((visual.transpose(0, 1), there))
-        if call.layer == self.model.config.text_config.num_hidden_layers - 1:
+        if len(self.rows) == self.depth:
             self.trace.attention.append(torch.stack([row for row, _ in self.rows]))
             self.trace.attended.append(torch.stack([kept for _, kept in self.rows]))

@@ -39,6 +39,12 @@ def last_query_attention(
     row = query[:, :, -1].float().view(batch, kv_heads, heads // kv_heads, dim) * scaling
     logits = (row @ key.float().transpose(-1, -2)).view(batch, heads, -1)
     if mask is not None:
-        last = mask[:, :, -1, : key.shape[2]]
-        logits = logits.masked_fill(~last, -torch.inf) if last.dtype == torch.bool else logits + last.float()
+        logits = logits.masked_fill(~visible(mask, key.shape[2])[:, None], -torch.inf)
     return logits.softmax(-1)
+
+
+def visible(mask: Tensor, keys: int) -> Bool[Tensor, "batch keys"]:
+    """Which keys the last query may attend to, from an attention function's mask: (batch or 1, 1, queries, keys), True or 0
+    where it may; or FlashAttention's, (batch, keys)."""
+    last = mask[:, -keys:] if mask.ndim == 2 else mask[:, 0, -1, :keys]
+    return last if last.dtype == torch.bool else last.bool() if mask.ndim == 2 else last > torch.finfo(last.dtype).min / 2

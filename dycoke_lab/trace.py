@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dycoke_lab.layout import Grid
+
 HEAD_MEAN = "mean"
 
 
@@ -21,20 +23,19 @@ class Trace:
 
     attention: per step, (layers, heads, batch, visual): probabilities over all keys, so a row's sum is the share
     that the video gets; heads is 1 if their mean was captured. attended: per step, (layers, batch, visual), False
-    where the token was merged away, waiting or evicted. A visual token's number is (frame * rows + row) * cols + col.
-    words: per sample the words written, step by step, if given.
+    where the token was merged away, waiting or evicted. A video's number is (frame * rows + row) * cols + col.
+    videos: for each sample its videos' grids (frames, rows, cols); their tokens follow each other, and a sample with fewer has
+    zeros after its own. words: per sample the words written, step by step, if given.
     """
 
-    frames: int = 0
-    rows: int = 0
-    cols: int = 0
+    videos: tuple[tuple[Grid, ...], ...] = ()
     attention: list[Tensor] = field(default_factory=list)
     attended: list[Tensor] = field(default_factory=list)
     words: list[list[str]] | None = None
 
-    def start(self, frames: int, rows: int, cols: int) -> None:
-        """Forget what was captured; the next steps have this layout."""
-        self.frames, self.rows, self.cols = frames, rows, cols
+    def start(self, videos: tuple[tuple[Grid, ...], ...]) -> None:
+        """Forget what was captured; the next steps have these videos."""
+        self.videos = videos
         self.attention, self.attended, self.words = [], [], None
 
     def __len__(self) -> int:
@@ -43,16 +44,20 @@ class Trace:
     def stack(self, layer: int, sample: int = 0) -> Tensor:
         """(steps, visual) attention of one layer and sample, mean over the heads captured."""
         self._need_steps()
-        return torch.stack([step[layer, :, sample].mean(0) for step in self.attention])
+        return torch.stack([step[layer, :, sample].mean(0) for step in self.attention])[:, : self._tokens(sample)]
 
     def kept(self, layer: int, sample: int = 0) -> Tensor:
         """(steps, visual) which tokens that layer could attend to."""
         self._need_steps()
-        return torch.stack([step[layer, sample] for step in self.attended])
+        return torch.stack([step[layer, sample] for step in self.attended])[:, : self._tokens(sample)]
 
     def per_frame(self, layer: int, sample: int = 0) -> Tensor:
-        """(steps, frames): the share of the attention that each frame gets."""
-        return self.stack(layer, sample).unflatten(1, (self.frames, -1)).sum(2)
+        """(steps, frames): the share of the attention that each frame gets; the frames of all the sample's videos, in order."""
+        videos = self.stack(layer, sample).split([grid.tokens for grid in self.videos[sample]], 1)
+        return torch.cat([v.unflatten(1, (grid.frames, -1)).sum(2) for v, grid in zip(videos, self.videos[sample], strict=True)], 1)
+
+    def _tokens(self, sample: int) -> int:
+        return sum(grid.tokens for grid in self.videos[sample])
 
     def future(self, first_layer: int) -> Tensor:
         """(batch, visual): what the steps after the prompt's last token pay each visual token, summed over steps,
@@ -61,16 +66,26 @@ class Trace:
         return torch.stack([step[first_layer:].mean((0, 1)) for step in self.attention[1:]]).sum(0)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tidy: one row per sample, step, layer, head, frame, row and col, with `attention` and `attended`."""
+        """Tidy: one row per sample, step, layer, head, video, frame, row and col, with `attention` and `attended`."""
         self._need_steps()
         values = torch.stack(self.attention).cpu().numpy()  # steps, layers, heads, batch, visual
         kept = np.broadcast_to(torch.stack(self.attended).cpu().numpy()[:, :, None], values.shape)
-        steps, layers, heads, batch, _ = values.shape
-        index = pd.MultiIndex.from_product(
-            [range(n) for n in (steps, layers, heads, batch, self.frames, self.rows, self.cols)],
-            names=["step", "layer", "head", "sample", "frame", "row", "col"],
-        )
-        frame = pd.DataFrame({"attention": values.ravel(), "attended": kept.ravel()}, index=index).reset_index()
+        steps, layers, heads, _, _ = values.shape
+        before = pd.MultiIndex.from_product([range(steps), range(layers), range(heads)], names=["step", "layer", "head"])
+        parts = []
+        for sample, grids in enumerate(self.videos):
+            places = [
+                pd.MultiIndex.from_product([[video], range(grid.frames), range(grid.rows), range(grid.cols)]).to_frame(index=False)
+                for video, grid in enumerate(grids)
+            ]
+            if not places:
+                continue
+            place = pd.concat(places).set_axis(["video", "frame", "row", "col"], axis=1)
+            part = before.to_frame(index=False).assign(sample=sample).merge(place, how="cross")
+            part["attention"] = values[:, :, :, sample, : len(place)].ravel()
+            part["attended"] = kept[:, :, :, sample, : len(place)].ravel()
+            parts.append(part)
+        frame = pd.concat(parts, ignore_index=True)
         if heads == 1:
             frame["head"] = HEAD_MEAN
         if self.words is not None:
@@ -88,7 +103,7 @@ class Trace:
         )
         about = {
             "axes": {"attention": ["step", "layer", "head", "sample", "visual"], "attended": ["step", "layer", "sample", "visual"]},
-            "visual": {"frames": self.frames, "rows": self.rows, "cols": self.cols, "order": "frame, row, col"},
+            "videos": self.videos, "video": ["frames", "rows", "cols"], "order": "video, frame, row, col",
             "words": self.words,
         }  # fmt: skip
         path.with_suffix(".json").write_text(json.dumps(about, indent=1))
@@ -98,10 +113,8 @@ class Trace:
         """Read what `save` wrote. Raises FileNotFoundError if either file is missing."""
         path = Path(path)
         tensors, about = load_file(path.with_suffix(".safetensors")), json.loads(path.with_suffix(".json").read_text())
-        grid = about["visual"]
-        return cls(
-            grid["frames"], grid["rows"], grid["cols"], list(tensors["attention"]), list(tensors["attended"]), about["words"]
-        )
+        videos = tuple(tuple(Grid(*grid) for grid in sample) for sample in about["videos"])
+        return cls(videos, list(tensors["attention"]), list(tensors["attended"]), about["words"])
 
     def _need_steps(self) -> None:
         if not self.attention:

@@ -108,8 +108,3 @@ def test_what_cannot_work_is_refused_before_any_token(model, inputs):
         pass
     with pytest.raises(ValueError, match="heads='max' must be 'mean' or 'all'"), capture_attention(model, "max"):
         pass
-
-
-def test_beams_are_refused_while_pruning(model, inputs):
-    with pytest.raises(NotImplementedError, match="generate without beams"), DyCoke()(model):
-        model.generate(**inputs, num_beams=2, do_sample=False, max_new_tokens=3)

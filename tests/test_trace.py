@@ -7,6 +7,7 @@ import torch
 from test_methods import generate
 
 from dycoke_lab import DyCoke, capture_attention, load_model
+from dycoke_lab.layout import Grid
 from dycoke_lab.trace import Trace
 
 
@@ -33,7 +34,7 @@ def test_the_frame_is_tidy_and_says_what_the_tensors_say(trace):
 def test_saved_and_loaded_is_the_same(trace, tmp_path):
     trace.save(tmp_path / "trace")
     again = Trace.load(tmp_path / "trace")
-    assert again.words == trace.words and (again.frames, again.rows, again.cols) == (8, 4, 4)
+    assert again.words == trace.words and again.videos == ((Grid(8, 4, 4),),) * 2
     assert torch.equal(torch.stack(again.attention), torch.stack(trace.attention))
     assert torch.equal(torch.stack(again.attended), torch.stack(trace.attended))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["trace.json", "trace.safetensors"]

@@ -1,19 +1,45 @@
-"""Model families: one small adapter each, found by the `model_type` of a model's config."""
+"""Model families: one small adapter each, found by the `model_type` of a model's config.
+
+An adapter says MODEL_TYPE; DECODER and VISION, which of `model.model`'s modules are the language model and the vision tower;
+and `find_videos(config, inputs)`: where the videos' tokens stand in a call's prompt, None if the call brings no video. A
+decoder that is given more for each column than embeddings and positions has `shorten` too (qwen3_vl.py).
+"""
 
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
-from dycoke_lab.models import llava_next_video, llava_onevision
+from dycoke_lab.models import (
+    gemma3, internvl, llava_next_video, llava_onevision, qwen2_5_vl, qwen3_vl, smolvlm, video_llama_3,
+)  # fmt: skip
 
-ADAPTERS: dict[str, ModuleType] = {adapter.MODEL_TYPE: adapter for adapter in (llava_onevision, llava_next_video)}
+HOW_TO = "dycoke_lab/models/README.md"
+ADAPTERS: dict[str, ModuleType] = {
+    adapter.MODEL_TYPE: adapter
+    for adapter in (llava_onevision, llava_next_video, qwen2_5_vl, qwen3_vl, internvl, video_llama_3, smolvlm, gemma3)
+}
 
 
 def adapter_for(model: nn.Module) -> ModuleType:
     """The adapter of a model's family. Raises TypeError, naming the supported ones, if there is none."""
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     if kind not in ADAPTERS:
-        raise TypeError(f"model is of type {kind!r}, which has no adapter here; supported: {', '.join(ADAPTERS)}")
+        raise TypeError(
+            f"model is of type {kind!r}, which has no adapter here; supported: {', '.join(ADAPTERS)}. "
+            f"How to add one, in about 20 lines: {HOW_TO}"
+        )
     return ADAPTERS[kind]
+
+
+def decoder_of(model: Any) -> Any:
+    """The language model, which is called with `inputs_embeds` in which the visual tokens already stand."""
+    adapter = adapter_for(model)
+    return getattr(model.model, adapter.DECODER)
+
+
+def vision_of(model: Any) -> Any:
+    adapter = adapter_for(model)
+    return getattr(model.model, adapter.VISION)

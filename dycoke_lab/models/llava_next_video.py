@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from dycoke_lab.layout import VisualLayout
-from dycoke_lab.models.common import one_video_a_sample
+from dycoke_lab.models.common import equal_videos
 
 MODEL_TYPE = "llava_next_video"
+DECODER, VISION = "language_model", "vision_tower"
 
 
-def language_model(model: nn.Module) -> nn.Module:
-    """The decoder, called with `inputs_embeds` in which the visual tokens already stand."""
-    return model.model.language_model  # type: ignore[union-attr,return-value]
-
-
-def find_visual_tokens(model: nn.Module, inputs: dict[str, Any]) -> VisualLayout | None:
-    """Where the video's tokens stand in this call's prompt; None when the call brings no video.
-
-    Raises ValueError when a sample does not hold exactly one video.
-    """
-    config: Any = model.config
+def find_videos(config: Any, inputs: dict[str, Any]) -> VisualLayout | None:
     side = config.vision_config.image_size // config.vision_config.patch_size // config.spatial_pool_stride
-    return one_video_a_sample(model, inputs, side, ending=0)
+    return equal_videos(inputs, config.video_token_id, side)

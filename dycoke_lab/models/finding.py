@@ -1,0 +1,47 @@
+"""Look for videos in what a model is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from dycoke_lab.layout import VisualLayout
+from dycoke_lab.models import adapter_for, vision_of
+
+
+class VideoFinder:
+    """layout: the videos of the call that runs now, None if it brings none. padding: its (batch, length) attention mask."""
+
+    def __init__(self, model: Any) -> None:
+        self._config, self._find = model.config, adapter_for(model).find_videos
+        self._sizes: dict[str, Any] = {}
+        self.layout: VisualLayout | None = None
+        self.padding: Tensor | None = None
+
+    def remember_sizes(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        """`generate` encodes videos beforehand and then forgets their sizes, which the vision tower was called with."""
+        self._sizes = {f"video_{name}": inputs[name] for name in ("grid_thw", "merge_sizes") if inputs.get(name) is not None}
+
+    def find(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        given = {name: value for name, value in inputs.items() if value is not None}
+        brings = any(name in given for name in ("pixel_values", "pixel_values_videos")) or given.get("mm_encoder_outputs")
+        if brings and "input_ids" not in given:
+            raise ValueError("a video without input_ids: its tokens cannot be found among inputs_embeds. Call with input_ids")
+        self.layout = self._find(self._config, {**self._sizes, **given}) if brings else None
+        self.padding = given.get("attention_mask")
+
+    @contextmanager
+    def looking(self, model: Any) -> Iterator[None]:
+        """Find the videos of every call of this model, until the context ends."""
+        hooks = [
+            vision_of(model).register_forward_pre_hook(self.remember_sizes, with_kwargs=True),
+            model.model.register_forward_pre_hook(self.find, with_kwargs=True),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()

@@ -1,0 +1,19 @@
+"""InternVL: a video's frames are images of one tile each, with "Frame1: " before them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dycoke_lab.layout import VisualLayout
+from dycoke_lab.models.common import encoded, images_in_a_row
+
+MODEL_TYPE = "internvl"
+DECODER, VISION = "language_model", "vision_tower"
+
+
+def find_videos(config: Any, inputs: dict[str, Any]) -> VisualLayout | None:
+    if encoded(inputs, "image", "pixel_values") is None:
+        return None
+    vision = config.vision_config
+    side = int(vision.image_size[0] // vision.patch_size[0] * config.downsample_ratio)
+    return images_in_a_row(inputs["input_ids"], config.image_token_id, side, labelled=True)

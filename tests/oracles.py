@@ -75,47 +75,69 @@ def select(
 
 
 class MaskedModel:
-    """The unmodified model on prompt and answer at once, with an explicit mask for each layer and row."""
+    """The unmodified model on prompt and answer at once, with an explicit mask for each layer and row.
 
-    def __init__(self, model: Any, columns: Tensor, merged: Tensor, prompt: int, layer: int, prune: float, method: str,
-                 gate: float, noise: Tensor) -> None:  # fmt: skip
-        self.model, self.columns, self.merged, self.prompt = model, columns, merged, prompt
-        self.layer, self.prune, self.method, self.gate, self.noise = layer, prune, method, gate, noise
+    columns: for each sample those of its visual tokens. merged: for each sample, which of them merging takes away. padding:
+    (batch, prompt). blocks: (batch, prompt), tokens with one number above 0 see each other (Gemma 3's images).
+    """
+
+    def __init__(self, model: Any, decoder: Any, columns: list[Tensor], merged: list[Tensor], padding: Tensor, config: Any,
+                 method: str, noise: Tensor, blocks: Tensor | None = None) -> None:  # fmt: skip
+        self.model, self.decoder, self.columns, self.merged, self.padding = model, decoder, columns, merged, padding
+        self.config, self.method, self.noise, self.blocks = config, method, noise, blocks
+        self.prompt = padding.shape[1]
+        self.kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"] * len(decoder.layers)
         self.selected: list[list[set[int]]] = []
         self.attention: dict[int, Tensor] = {}
+        self.visible: dict[int, Tensor] = {}
         AttentionInterface.register("tests_oracle", self._attend)
         AttentionMaskInterface.register("tests_oracle", eager_mask)
 
     def logits(self, **inputs: Any) -> Tensor:
-        before = self.model.config.text_config._attn_implementation
-        self.model.model.language_model.config._attn_implementation = "tests_oracle"
+        before = self.decoder.config._attn_implementation
+        self.decoder.config._attn_implementation = "tests_oracle"
         try:
             with torch.no_grad():
                 return self.model(**inputs, use_cache=False).logits
         finally:
-            self.model.model.language_model.config._attn_implementation = before
+            self.decoder.config._attn_implementation = before
+
+    def _hidden(self, b: int, layer: int, length: int) -> Tensor:
+        """(rows, columns), True where a row may not look."""
+        hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+        if self.blocks is not None:
+            block = self.blocks[b]
+            hidden[: self.prompt, : self.prompt] &= (block[:, None] != block) | (block == 0)
+        gone = set(self.columns[b][self.merged[b]].tolist()) | set((self.padding[b] == 0).nonzero()[:, 0].tolist())
+        hidden[:, sorted(gone)] = True
+        if self.kinds[layer] == "sliding_attention":
+            rank, ranks = 0, []
+            for column in range(length):
+                ranks.append(rank)
+                rank += column not in gone
+            order = torch.tensor(ranks)
+            hidden |= order[:, None] - order >= self.decoder.config.sliding_window
+        elif layer >= self.config.score_layer and self.config.prune_ratio:
+            for row in range(0 if self.method == "fastv" else self.prompt, length):
+                kept = self.selected[b][max(row - self.prompt, 0)]
+                for visual, column in enumerate(self.columns[b].tolist()):
+                    if visual not in kept:
+                        hidden[row, column] = True
+        return hidden
 
     def _attend(self, module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float, **_: Any) -> Any:
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        scores = q @ k.transpose(-1, -2) * scaling
-        batch, _, length, _ = scores.shape
-        hidden = torch.ones(length, length, dtype=torch.bool).triu(1)[None].repeat(batch, 1, 1)
-        for b in range(batch):
-            gone = self.columns[b][self.merged[b]]
-            hidden[b, :, gone] = True
-            if module.layer_idx >= self.layer and self.prune:
-                for row in range(0 if self.method == "fastv" else self.prompt, length):
-                    kept = self.selected[b][max(row - self.prompt, 0)]
-                    for visual, column in enumerate(self.columns[b].tolist()):
-                        if visual not in kept:
-                            hidden[b, row, column] = True
-        p = scores.masked_fill(hidden[:, None], -torch.inf).softmax(-1).nan_to_num(0)
+        batch, _, length, _ = q.shape
+        hidden = torch.stack([self._hidden(b, module.layer_idx, length) for b in range(batch)])
+        p = (q @ k.transpose(-1, -2) * scaling).masked_fill(hidden[:, None], -torch.inf).softmax(-1).nan_to_num(0)
         self.attention[module.layer_idx] = p.mean(1)[:, self.prompt - 1 :]
-        if module.layer_idx == self.layer - 1 and self.prune:
+        self.visible[module.layer_idx] = ~hidden[:, self.prompt - 1 :]
+        if module.layer_idx == self.config.score_layer - 1 and self.config.prune_ratio:
             self.selected = []
             for b in range(batch):
                 rows = p[b].mean(0)[self.prompt - 1 :][:, self.columns[b]].tolist()
                 alive = (~self.merged[b]).nonzero()[:, 0].tolist()
-                self.selected.append(select(self.method, rows, alive, self.prune, self.gate, self.noise[b].tolist()))
+                noise = self.noise[b].tolist()
+                self.selected.append(select(self.method, rows, alive, self.config.prune_ratio, self.config.gate, noise))
         return (p @ v).transpose(1, 2).contiguous(), None

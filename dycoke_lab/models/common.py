@@ -105,23 +105,25 @@ def images_in_a_row(ids: Tensor, token: int, side: int, apart: int = 1, labelled
 
 
 def _numbered(tokens: list[int], chain: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """The videos in a row of images: frames have a label ("Frame 3: "), and one that is met again begins another video."""
+    """The videos in a row of images: frames have a label ("Frame3: "), and a number that is met again begins another video."""
     # after the end of the image before and a line break; before the first image, as much as before the second
     labels = [tokens[before[1] + 2 : image[0]] for before, image in pairwise(chain)]
     labels = [tokens[max(chain[0][0] - len(label), 0) : chain[0][0]] for label in labels[:1]] + labels
     videos: list[list[tuple[int, int]]] = [[]]
     first: list[int] = []
     for number, label in enumerate(labels):
-        if not any(_but_for_a_number(label, other) for other in labels[max(number - 1, 0) : number] + labels[number + 1 : number + 2]):
+        near = labels[max(number - 1, 0) : number] + labels[number + 1 : number + 2]
+        if not any(_alike(label, other, whole=number > 0) for other in near):
             videos.append([])
             continue
         if not videos[-1]:
             first = label
-        elif label == first:
+        elif label[1:] == first[1:]:
             videos.append([])
         videos[-1].append(chain[number])
     return videos
 
 
-def _but_for_a_number(one: list[int], other: list[int]) -> bool:
-    return min(len(one), len(other)) > 2 and one[0] == other[0] and one[-2:] == other[-2:]
+def _alike(label: list[int], other: list[int], whole: bool) -> bool:
+    """Equal but for a number; not whole: what stands before may have become part of the label's first word."""
+    return min(len(label), len(other)) > 2 and label[-2:] == other[-2:] and (not whole or label[0] == other[0])

@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch._dynamo import OptimizedModule
 from transformers.cache_utils import Cache, DynamicCache
 
 from dycoke_lab.attention import Call, watching
@@ -88,7 +87,9 @@ class _Session:
 
     def before(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if torch.compiler.is_compiling():
-            raise RuntimeError("torch.compile cannot see what DyCoke changes at each step: run the model uncompiled inside the context")
+            raise RuntimeError(
+                "torch.compile cannot see what DyCoke changes at each step: run the model uncompiled inside the context"
+            )
         cache: Cache | None = inputs.get("past_key_values")
         layout, self.finder.layout = self.finder.layout, None
         if layout is None:
@@ -124,8 +125,10 @@ class _Session:
 
 def _check_model(config: DyCokeConfig, model: Any, decoder: Any) -> list[int]:
     """The numbers of the layers to prune: those from L on that attend to everything. ValueError for what cannot work."""
-    if isinstance(model, OptimizedModule) or model._compiled_call_impl is not None:
-        raise ValueError("model is compiled, and torch.compile cannot see what DyCoke changes at each step: give the model as it was")
+    if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
+        raise ValueError(
+            "model is compiled, and torch.compile cannot see what DyCoke changes at each step: give the model as it was"
+        )
     devices = {str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()}
     if len(devices) > 1:
         raise ValueError(f"model is spread over {sorted(devices)} by device_map: only a model on one device is supported")
@@ -146,7 +149,11 @@ def _check_model(config: DyCokeConfig, model: Any, decoder: Any) -> list[int]:
     method = METHODS[config.method] if isinstance(config.method, str) else config.method
     fed = getattr(adapter_for(model), "layers_fed", lambda config: 0)(model.config)
     if method.in_prefill and (len(pruned) < depth - first or first < fed):
-        why = f"the first {fed} layers get visual tokens of their own" if first < fed else "layers with a sliding window are not pruned"
+        why = (
+            f"the first {fed} layers get visual tokens of their own"
+            if first < fed
+            else "layers with a sliding window are not pruned"
+        )
         raise ValueError(
             f"method={config.method!r} drops tokens inside the prefill, which this model cannot do at score_layer={first}: {why}. "
             "method='last_query' makes the same choice after the prefill"

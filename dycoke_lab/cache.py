@@ -56,7 +56,8 @@ class WaitingLayer(DynamicLayer):
         if told:
             told(indices)
 
-    reorder_cache = batch_select_indices
+    def reorder_cache(self, beam_idx: Tensor) -> None:  # type: ignore[override]
+        self.batch_select_indices(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.batch_select_indices(torch.arange(len(self.keys)).repeat_interleave(repeats))  # type: ignore[arg-type]

@@ -49,9 +49,10 @@ class _Recorder:
 
     def start(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         if self.finder.layout is not None:
-            self.layout, self.seen = self.finder.layout, 0
+            self.layout = self.finder.layout
             self.trace.start(self.layout.videos)
-        self.seen += inputs["inputs_embeds"].shape[1]
+        cache = inputs.get("past_key_values")
+        self.seen = inputs["inputs_embeds"].shape[1] + (cache.get_seq_length() if cache is not None else 0)
         self.rows = []
 
     def mask(self, call: Call) -> Tensor | None:

@@ -62,7 +62,10 @@ def _add_run(commands: Any) -> None:
     run = commands.add_parser("run", help="ask one question about one video")
     run.add_argument("video", help="a file (mp4, webm, gif, ...) or a folder of pictures")
     run.add_argument("question", help='for the specimen, say, "describe the four scenes"')
-    run.add_argument("--model", default="specimen", help='"specimen", or the folder of a checkpoint (default specimen)')
+    run.add_argument("--model", default="specimen", help='"specimen", a checkpoint\'s folder, or its hub name (default specimen)')
+    run.add_argument("--dtype", default="auto", help="bfloat16, float32, ... (default: the checkpoint's)")
+    run.add_argument("--device", help="cuda, cpu, ... (default: a GPU if there is one; the CPU for the specimen)")
+    run.add_argument("--attention", help="sdpa, eager, flash_attention_2 (default: transformers' choice)")
     run.add_argument("--seed", type=int, default=0, help="which specimen (default 0)")
     chosen = run.add_mutually_exclusive_group()
     chosen.add_argument("--frames", type=int, help="at most this many, at even distances (default: all)")
@@ -89,7 +92,7 @@ def _run(options: argparse.Namespace) -> None:
             merge_ratio=options.merge_ratio, prune_ratio=options.prune_ratio, score_layer=options.score_layer, method=options.method
         )
         video = read_video(options.video, options.frames, options.fps)
-        model, processor = load_model(options.model, options.seed)
+        model, processor = load_model(options.model, options.seed, options.dtype, options.device, options.attention)
         inputs = prompt(processor, video, options.question)
         compressed = answer(model, processor, inputs, config, options.max_new_tokens)
         if not options.compare:

@@ -50,7 +50,9 @@ class Generation:
     def prefill(self, inputs: dict[str, Any], padding: Tensor | None) -> dict[str, Any]:
         """The language model's inputs without the merged tokens. padding: the call's (batch, length) mask."""
         if isinstance(padding, dict) or (padding is not None and padding.ndim != 2):
-            raise ValueError("attention_mask is not the usual (batch, length): masks of one's own, and static caches, are not supported")
+            raise ValueError(
+                "attention_mask is not the usual (batch, length): masks of one's own, and static caches, are not supported"
+            )
         self.real = None if padding is None or bool(padding.all()) else padding.bool()
         if not self.merged:
             return inputs
@@ -120,7 +122,8 @@ class Generation:
         self.decoding = True
         embeds = inputs["inputs_embeds"]
         count = embeds.shape[1]
-        start, self.seen = self.seen, self.seen + count
+        start = inputs["past_key_values"].get_seq_length()  # merged tokens count; an assistant's rejected ones are gone
+        self.seen = start + count
         if not self.merged:
             return inputs
         device = embeds.device
@@ -163,7 +166,7 @@ class Generation:
             layer.select(self.active[0], evict=not self.method.returns)
 
     def finish_step(self, cache: Cache) -> None:
-        """After the prefill: have the cache tell the whole prompt's length, and give pruned layers the power to hold tokens back."""
+        """After the prefill: have the cache tell the whole prompt's length, and pruned layers hold tokens back."""
         if self.decoding or self.layers:
             return
         if self.length != self.layout.length:

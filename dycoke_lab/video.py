@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from transformers.video_utils import VideoMetadata
 
 FAR = 250  # frames; what is further ahead is sought by the file's index, what is nearer is decoded up to
 
@@ -19,8 +21,29 @@ Frames = NDArray[np.uint8]
 Choice = Callable[[int, float | None], Sequence[int]]
 
 
-def read_video(source: str | Path | ArrayLike, frames: int | None = None, fps: float | None = None) -> Frames:
-    """Frames of a video as (frames, height, width, 3), 0 to 255, turned as the file asks for. Only those chosen are held in memory.
+@dataclass(frozen=True, eq=False)
+class Video:
+    """Some frames of a video.
+
+    frames: (frames, height, width, 3), 0 to 255, turned as the file asks for. numbers: which of the `total` frames these are.
+    fps: the file's own, None where there are no times.
+    """
+
+    frames: Frames
+    numbers: tuple[int, ...]
+    total: int
+    fps: float | None = None
+
+    @property
+    def metadata(self) -> VideoMetadata:
+        """As transformers' processors want it: some write a frame's time into the prompt."""
+        count, high, wide, _ = self.frames.shape
+        seconds = None if self.fps is None else self.total / self.fps
+        return VideoMetadata(self.total, self.fps, wide, high, seconds, frames_indices=list(self.numbers))
+
+
+def read_video(source: str | Path | ArrayLike, frames: int | None = None, fps: float | None = None) -> Video:
+    """Frames of a video. Only those chosen are held in memory.
 
     source: a file that FFmpeg reads (mp4, webm, gif, ...); a folder of pictures, taken in the order of their names' numbers; or an
     array (frames, height, width, 3), 0 to 255. frames: at most this many, at even distances, as transformers' processors
@@ -42,14 +65,19 @@ def read_video(source: str | Path | ArrayLike, frames: int | None = None, fps: f
         return even_indices(total, total if count is None else min(count, total))
 
     if not isinstance(source, str | Path):
-        return _from_array(np.asarray(source), choose)
+        array = _checked(np.asarray(source))
+        numbers = choose(len(array), None)
+        return Video(array[list(numbers)], tuple(numbers), len(array))
     path = Path(source)
     if path.is_dir():
         return _from_folder(path, choose)
     if not path.is_file():
         raise FileNotFoundError(f"source={str(source)!r} is neither a file nor a folder")
     try:
-        return np.stack(list(_decode(path, choose)))
+        index = _index(path)
+        numbers = choose(len(index.times), index.seconds)
+        pictures = np.stack(list(_decode(path, index, numbers)))
+        return Video(pictures, tuple(numbers), len(index.times), len(index.times) / index.seconds)
     except (av.FFmpegError, EOFError) as error:
         raise ValueError(f"source={str(source)!r} cannot be read as a video: {error}") from error
 
@@ -59,10 +87,18 @@ def even_indices(total: int, count: int) -> list[int]:
     return [number * total // count for number in range(count)]
 
 
-def _decode(path: Path, choose: Choice) -> Iterator[Frames]:
+class _Index(NamedTuple):
+    """When each frame of a file is shown, which are keyframes (both in the stream's units, in order), seconds in all."""
+
+    times: list[int]
+    keys: list[int]
+    seconds: float
+
+
+def _decode(path: Path, index: _Index, numbers: Sequence[int]) -> Iterator[Frames]:
     """The chosen frames of a file, one after the other."""
-    times, keys, seconds = _index(path)
-    wanted = [times[number] for number in choose(len(times), seconds)]
+    times, keys, _ = index
+    wanted = [times[number] for number in numbers]
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
@@ -83,8 +119,7 @@ def _decode(path: Path, choose: Choice) -> Iterator[Frames]:
             yield np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
 
 
-def _index(path: Path) -> tuple[list[int], list[int], float]:
-    """When each frame of a file is shown, which are keyframes (both in the stream's units, in order), seconds in all."""
+def _index(path: Path) -> _Index:
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise ValueError(f"source={str(path)!r} holds no video")
@@ -95,17 +130,18 @@ def _index(path: Path) -> tuple[list[int], list[int], float]:
             raise ValueError(f"source={str(path)!r} holds no frames")
         rate = float(stream.average_rate or stream.guessed_rate or 1)
         seconds = float((times[-1] - times[0]) * (stream.time_base or 0)) + 1 / rate
-    return times, sorted(time for time, key in packets if key) or times[:1], seconds
+    return _Index(times, sorted(time for time, key in packets if key) or times[:1], seconds)
 
 
-def _from_folder(path: Path, choose: Choice) -> Frames:
+def _from_folder(path: Path, choose: Choice) -> Video:
     known = Image.registered_extensions()
     files = [file for file in path.iterdir() if file.suffix.lower() in known]
     files.sort(key=lambda file: [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)])
     if not files:
         raise ValueError(f"source={str(path)!r} is a folder without pictures")
     pictures = []
-    for number in choose(len(files), None):
+    numbers = choose(len(files), None)
+    for number in numbers:
         try:
             with Image.open(files[number]) as picture:
                 pictures.append(np.asarray(ImageOps.exif_transpose(picture).convert("RGB")))
@@ -114,19 +150,29 @@ def _from_folder(path: Path, choose: Choice) -> Frames:
         if pictures[-1].shape != pictures[0].shape:
             high, wide, _ = pictures[0].shape
             raise ValueError(f"source={str(path)!r}: {files[number].name} has another size than the first picture, {wide} x {high}")
-    return np.stack(pictures)
+    return Video(np.stack(pictures), tuple(numbers), len(files))
 
 
-def _from_array(array: NDArray[Any], choose: Choice) -> Frames:
+def _checked(array: NDArray[Any]) -> Frames:
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not len(array):
         raise ValueError(
             f"source has shape {array.shape} and type {array.dtype}: an array must be (frames, height, width, 3), uint8, 0 to 255"
         )
-    return array[list(choose(len(array), None))]
+    return array
 
 
-def prompt(processor: Any, video: Frames, question: str) -> Any:
-    """The model's inputs for one question about one video, through the chat template."""
-    content = [{"type": "video"}, {"type": "text", "text": question}]
+def prompt(processor: Any, video: Video, question: str) -> Any:
+    """The model's inputs for one question about one video, through the chat template and transformers' own processor.
+
+    The frames are taken as they are. A processor that knows no videos (Gemma 3's) gets them as images in a row.
+    """
+    moving = getattr(processor, "video_processor", None) is not None
+    shown = [{"type": "video"}] if moving else [{"type": "image"}] * len(video.frames)
+    content = [*shown, {"type": "text", "text": question}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return processor(text=text, videos=[video], return_tensors="pt")
+    if not moving:
+        return processor(text=text, images=list(video.frames), return_tensors="pt")
+    videos = {"do_sample_frames": False, "video_metadata": [video.metadata]}
+    if hasattr(processor.video_processor, "use_token_compression"):
+        videos["use_token_compression"] = False  # it would take tokens away before DyCoke could compare frames
+    return processor(text=text, videos=[video.frames], return_tensors="pt", **videos)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from families import FAMILIES, frames
 
 import dycoke_lab  # noqa: F401  (torchvision is made importable first)
-from families import FAMILIES, frames
 from dycoke_lab.specimen.tasks import Task, make_task
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other

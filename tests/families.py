@@ -12,8 +12,10 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 SIDE = 32  # pixels; 4 x 4 tokens a frame
 LAYERS = 4
-WORDS = "Frame frame from Time s seconds You are provided the following series of eight frames video Here is The question what".split()
-WORDS += "image happens first then compare with user assistant and".split()
+WORDS = (
+    "Frame frame from Time s seconds You are provided the following series of eight frames video Here is The question what "
+    "image happens first then compare with user assistant and"
+).split()  # noqa: SIM905
 PIECES = [*"0123456789.:,<>[]\n?", " "]
 SPECIAL = [
     "<pad>", "<unk>", "<|end|>", "<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>",
@@ -22,29 +24,32 @@ SPECIAL = [
     *(f"<row_{r}_col_{c}>" for r in range(1, 5) for c in range(1, 5)),
 ]  # fmt: skip
 ID = {token: number for number, token in enumerate([*SPECIAL, *WORDS, *PIECES])}
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] }}\n{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}"
-    "{% else %}{{ {'video': 'VIDEO', 'image': 'IMAGE'}[p['type']] }}{% endif %}{% endfor %}{% endfor %}"
-    "{% if add_generation_prompt %}\nassistant\n{% endif %}"
-)
+
+
+def template(video: str, image: str) -> str:
+    return (
+        "{% for m in messages %}{{ m['role'] }}\n{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ p['text'] }}"
+        "{% elif p['type'] == 'video' %}" + video + "{% else %}" + image + "{% endif %}{% endfor %}{% endfor %}"
+        "{% if add_generation_prompt %}\nassistant\n{% endif %}"
+    )
 
 
 @dataclass(frozen=True)
 class Family:
-    """tokens: what stands for a video and an image in a text. config: the tiny model's. placeholder: the id of a video's tokens.
+    """video, image: what stands for one in a text. placeholder: a video's token. ending: such tokens after its last frame.
     paired: frames of the file that become one of the model's."""
 
     name: str
     build: Any
-    processor: Any
+    make_processor: Any
     video: str
     image: str
     placeholder: str
     ending: int = 0
     paired: int = 1
     mixed: bool = True  # transformers' processor takes videos of several lengths in one call
-    first_layer: int = 1  # the lowest score_layer
     image_is_a_frame: bool = False  # an image's tokens are those of a video's frame
+    equal: bool = False  # videos of one call have the same number of frames, by the model
     both: bool = True  # transformers' processor takes an image and a video in one call
 
     def model(self) -> Any:
@@ -55,6 +60,11 @@ class Family:
             layer.self_attn.q_proj.weight.data *= 40
             layer.self_attn.k_proj.weight.data *= 40
         return model
+
+    def processor(self) -> Any:
+        processor = self.make_processor()
+        processor.chat_template = template(self.video, self.image)
+        return processor
 
     def inputs(self, *samples: list[Any]) -> dict[str, torch.Tensor]:
         """Prompts from parts: text, ("video", frames), ("image", picture)."""
@@ -95,7 +105,9 @@ def frames(count: int, seed: int = 0, size: int = SIDE) -> np.ndarray:
     """Boxes that move over a still background: neighbouring frames are alike, but nowhere the same."""
     random = np.random.default_rng(seed)
     noise = 60 if seed % 2 else 20
-    video = np.repeat(random.integers(0, 255, (1, size, size, 3)), count, 0) + random.integers(-noise, noise, (count, size, size, 3))
+    video = np.repeat(random.integers(0, 255, (1, size, size, 3)), count, 0) + random.integers(
+        -noise, noise, (count, size, size, 3)
+    )
     for number in range(count):
         at = (3 * number + 5 * seed) % (size - 8)
         video[number, at : at + 8, at : at + 8] = random.integers(0, 255, 3)
@@ -236,7 +248,9 @@ def internvl() -> Any:
 def internvl_processor() -> Any:
     from transformers import GotOcr2ImageProcessor, InternVLProcessor, InternVLVideoProcessor
 
-    words = tokenizer(start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>")
+    words = tokenizer(
+        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
+    )
     return InternVLProcessor(
         image_processor=GotOcr2ImageProcessor(**PICTURE, size=SQUARE, crop_to_patches=False),
         video_processor=InternVLVideoProcessor(**PICTURE, size=SQUARE), tokenizer=words, image_seq_length=16,
@@ -308,19 +322,23 @@ def gemma3_processor() -> Any:
     return Gemma3Processor(image_processor=Gemma3ImageProcessor(**PICTURE, size=SQUARE), tokenizer=words, image_seq_length=16)
 
 
+QWEN = {
+    "video": "<|vision_start|><|video_pad|><|vision_end|>", "image": "<|vision_start|><|image_pad|><|vision_end|>",
+    "placeholder": "<|video_pad|>", "paired": 2,
+}  # fmt: skip
+LLAVA = {"video": "<video>", "image": "<image>", "placeholder": "<video>"}
 FAMILIES = {
     family.name: family
     for family in (
-        Family("llava_onevision", llava_onevision, llava_onevision_processor, "<video>", "<image>", "<video>", ending=1, mixed=False),
-        Family("llava_next_video", llava_next_video, llava_next_video_processor, "<video>", "<image>", "<video>", mixed=False),
-        Family("qwen2_5_vl", qwen2_5_vl, qwen2_5_vl_processor, "<|vision_start|><|video_pad|><|vision_end|>",
-               "<|vision_start|><|image_pad|><|vision_end|>", "<|video_pad|>", paired=2),
-        Family("qwen3_vl", qwen3_vl, qwen3_vl_processor, "<|vision_start|><|video_pad|><|vision_end|>",
-               "<|vision_start|><|image_pad|><|vision_end|>", "<|video_pad|>", paired=2),
-        Family("internvl", internvl, internvl_processor, "<video>\n", "<IMG_CONTEXT>\n", "<IMG_CONTEXT>", image_is_a_frame=True, mixed=False),
-        Family("video_llama_3", video_llama_3, video_llama_3_processor, "<video>", "<image>", "<video>"),
+        Family("llava_onevision", llava_onevision, llava_onevision_processor, **LLAVA, ending=1, mixed=False, equal=True),
+        Family("llava_next_video", llava_next_video, llava_next_video_processor, **LLAVA, mixed=False, equal=True),
+        Family("qwen2_5_vl", qwen2_5_vl, qwen2_5_vl_processor, **QWEN),
+        Family("qwen3_vl", qwen3_vl, qwen3_vl_processor, **QWEN),
+        Family("internvl", internvl, internvl_processor, "<video>\n", "<IMG_CONTEXT>\n", "<IMG_CONTEXT>", image_is_a_frame=True,
+               mixed=False),
+        Family("video_llama_3", video_llama_3, video_llama_3_processor, **LLAVA),
         Family("smolvlm", smolvlm, smolvlm_processor, "<video>", "<image>", "<image>", image_is_a_frame=True, both=False),
-        Family("gemma3", gemma3, gemma3_processor, "<start_of_image>", "<start_of_image>", "<image_soft_token>", first_layer=2,
+        Family("gemma3", gemma3, gemma3_processor, "<start_of_image>", "<start_of_image>", "<image_soft_token>",
                image_is_a_frame=True),
     )
 }  # fmt: skip

@@ -78,14 +78,17 @@ class MaskedModel:
     """The unmodified model on prompt and answer at once, with an explicit mask for each layer and row.
 
     columns: for each sample those of its visual tokens. merged: for each sample, which of them merging takes away. padding:
-    (batch, prompt). blocks: (batch, prompt), tokens with one number above 0 see each other (Gemma 3's images).
+    (batch, prompt). steps: how many tokens each call after the prompt's read. blocks: (batch, prompt), tokens with one number
+    above 0 see each other (Gemma 3's images).
     """
 
     def __init__(self, model: Any, decoder: Any, columns: list[Tensor], merged: list[Tensor], padding: Tensor, config: Any,
-                 method: str, noise: Tensor, blocks: Tensor | None = None) -> None:  # fmt: skip
+                 method: str, noise: Tensor, blocks: Tensor | None = None, steps: list[int] | None = None) -> None:  # fmt: skip
         self.model, self.decoder, self.columns, self.merged, self.padding = model, decoder, columns, merged, padding
         self.config, self.method, self.noise, self.blocks = config, method, noise, blocks
         self.prompt = padding.shape[1]
+        self.step_of = [number for number, count in enumerate(steps or [1] * 99) for _ in range(count)]
+        self.ends = [self.prompt - 1, *(i + self.prompt for i, n in enumerate(self.step_of) if self.step_of[i + 1 : i + 2] != [n])]
         self.kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"] * len(decoder.layers)
         self.selected: list[list[set[int]]] = []
         self.attention: dict[int, Tensor] = {}
@@ -119,7 +122,7 @@ class MaskedModel:
             hidden |= order[:, None] - order >= self.decoder.config.sliding_window
         elif layer >= self.config.score_layer and self.config.prune_ratio:
             for row in range(0 if self.method == "fastv" else self.prompt, length):
-                kept = self.selected[b][max(row - self.prompt, 0)]
+                kept = self.selected[b][self.step_of[max(row - self.prompt, 0)]]
                 for visual, column in enumerate(self.columns[b].tolist()):
                     if visual not in kept:
                         hidden[row, column] = True
@@ -131,12 +134,13 @@ class MaskedModel:
         batch, _, length, _ = q.shape
         hidden = torch.stack([self._hidden(b, module.layer_idx, length) for b in range(batch)])
         p = (q @ k.transpose(-1, -2) * scaling).masked_fill(hidden[:, None], -torch.inf).softmax(-1).nan_to_num(0)
-        self.attention[module.layer_idx] = p.mean(1)[:, self.prompt - 1 :]
-        self.visible[module.layer_idx] = ~hidden[:, self.prompt - 1 :]
+        ends = [end for end in self.ends if end < length]
+        self.attention[module.layer_idx] = p.mean(1)[:, ends]
+        self.visible[module.layer_idx] = ~hidden[:, ends]
         if module.layer_idx == self.config.score_layer - 1 and self.config.prune_ratio:
             self.selected = []
             for b in range(batch):
-                rows = p[b].mean(0)[self.prompt - 1 :][:, self.columns[b]].tolist()
+                rows = p[b].mean(0)[ends][:, self.columns[b]].tolist()
                 alive = (~self.merged[b]).nonzero()[:, 0].tolist()
                 noise = self.noise[b].tolist()
                 self.selected.append(select(self.method, rows, alive, self.config.prune_ratio, self.config.gate, noise))

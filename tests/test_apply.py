@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import inputs_for
+from families import decoder_of, frames
 from test_methods import generate
 
 from dycoke_lab import DyCoke, DyCokeConfig, capture_attention
 from dycoke_lab.attention import _WATCHERS
-from dycoke_lab.specimen.tasks import make_task
+from dycoke_lab.models import HOW_TO
+from dycoke_lab.provenance import ROOT
+
+
+def settings_of(family):
+    """The defaults, as far as the family can have them."""
+    return {"score_layer": 2} if family.name == "gemma3" else {}
 
 
 def hooks_on(model) -> int:
@@ -33,7 +39,7 @@ def assert_stock(model, inputs, stock, attention):
     assert torch.equal(logits, stock[1])
     assert hooks_on(model) == stock[2]
     assert len(_WATCHERS) == 0
-    assert model.model.language_model.config._attn_implementation == attention
+    assert decoder_of(model).config._attn_implementation == attention
 
 
 def test_nothing_merged_and_nothing_pruned_is_bit_identical(model, inputs, stock, attention):
@@ -44,12 +50,12 @@ def test_nothing_merged_and_nothing_pruned_is_bit_identical(model, inputs, stock
 
 
 @pytest.mark.parametrize("heads", ["mean", "all"])
-def test_capture_changes_no_bit(model, inputs, stock, attention, heads):
+def test_capture_changes_no_bit(family, model, inputs, stock, attention, heads):
     with capture_attention(model, heads) as trace:
         _, logits, _ = generate(model, inputs)
     assert torch.equal(logits, stock[1])
     assert trace.attention[0].shape == (4, 1 if heads == "mean" else 4, 2, 128)
-    with DyCoke()(model):
+    with DyCoke(**settings_of(family))(model):
         pruned = generate(model, inputs)[1]
         with capture_attention(model, heads):
             assert torch.equal(generate(model, inputs)[1], pruned)
@@ -57,7 +63,7 @@ def test_capture_changes_no_bit(model, inputs, stock, attention, heads):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_exception_inside_leaves_the_stock_model(model, inputs, stock, attention, error):
+def test_an_exception_inside_leaves_the_stock_model(family, model, inputs, stock, attention, error):
     calls = []
 
     def stop(*_):
@@ -65,19 +71,18 @@ def test_an_exception_inside_leaves_the_stock_model(model, inputs, stock, attent
         if len(calls) == 3:
             raise error
 
-    hook = model.model.language_model.layers[3].register_forward_hook(stop)
-    with pytest.raises(error), DyCoke()(model), capture_attention(model):
+    hook = decoder_of(model).layers[3].register_forward_hook(stop)
+    with pytest.raises(error), DyCoke(**settings_of(family))(model), capture_attention(model):
         generate(model, inputs)
     hook.remove()
     assert_stock(model, inputs, stock, attention)
 
 
-def test_two_generations_share_no_state(model, inputs, attention):
-    other = make_task("describe", 2, 3)
-    longer = inputs_for(model, other)
-    with DyCoke()(model):
+def test_two_generations_share_no_state(family, model, inputs, attention):
+    other = family.inputs(["user\n", ("video", frames(6 * family.paired, 5)), "then?"])
+    with DyCoke(**settings_of(family))(model):
         first = generate(model, inputs)[1]
-        generate(model, longer)
+        generate(model, other)
         assert torch.equal(generate(model, inputs)[1], first)
 
 
@@ -97,14 +102,44 @@ def test_bad_settings_are_named(settings, message):
         DyCokeConfig(**settings)
 
 
-def test_what_cannot_work_is_refused_before_any_token(model, inputs):
+def test_what_cannot_work_is_refused_before_any_token(family, model, inputs):
+    settings = settings_of(family)
     with pytest.raises(ValueError, match="score_layer=4 must be below the model's 4"), DyCoke(score_layer=4)(model):
         pass
-    with pytest.raises(ValueError, match="use_cache=True"), DyCoke()(model), torch.no_grad():
+    with pytest.raises(ValueError, match="use_cache=True"), DyCoke(**settings)(model), torch.no_grad():
         model(**inputs, use_cache=False)
-    with pytest.raises(RuntimeError, match="inside a DyCoke context already"), DyCoke()(model), DyCoke()(model):
-        pass
-    with pytest.raises(TypeError, match="has no adapter here; supported: llava_onevision"), DyCoke()(torch.nn.Linear(2, 2)):
+    with pytest.raises(RuntimeError, match="inside a DyCoke context already"), DyCoke(**settings)(model), DyCoke(**settings)(model):
         pass
     with pytest.raises(ValueError, match="heads='max' must be 'mean' or 'all'"), capture_attention(model, "max"):
         pass
+
+
+def test_an_unsupported_model_is_told_how_to_become_supported():
+    for context in (DyCoke(), capture_attention):
+        with pytest.raises(
+            TypeError, match=r"has no adapter here; supported: llava_onevision.*gemma3.*dycoke_lab/models/README.md"
+        ):
+            context(torch.nn.Linear(2, 2)).__enter__()
+    assert (ROOT / HOW_TO).is_file()
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "message"),
+    [
+        ("gemma3", dict(score_layer=3), "layer 2, whose attention would be the score, sees only a window.*score_layer from 2"),
+        ("gemma3", dict(score_layer=2, method="fastv"), "method='fastv' drops tokens inside the prefill.*sliding window"),
+        ("qwen3_vl", dict(score_layer=1, method="fastv"), "the first 2 layers get visual tokens of their own"),
+    ],
+    indirect=["family"],
+)
+def test_what_a_family_cannot_do_is_refused(family, model, settings, message):
+    with pytest.raises(ValueError, match=message), DyCoke(**settings)(model):
+        pass
+
+
+@pytest.mark.parametrize("family", ["video_llama_3"], indirect=True)
+def test_tokens_that_the_processor_dropped_are_named(family, model, inputs):
+    inputs = {**inputs, "video_compression_mask": inputs["video_compression_mask"].clone()}
+    inputs["video_compression_mask"][3] = False
+    with pytest.raises(ValueError, match="use_token_compression"), DyCoke()(model):
+        generate(model, inputs)

@@ -24,7 +24,9 @@ def config_for(method: str, noise=None, **settings) -> DyCokeConfig:
 
 
 def generate(model, inputs, steps=STEPS, **settings):
-    placeholders = [ID[token] for token in ("<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<IMG_CONTEXT>", "<image_soft_token>")]
+    placeholders = [
+        ID[token] for token in ("<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<IMG_CONTEXT>", "<image_soft_token>")
+    ]
     out = model.generate(
         suppress_tokens=placeholders,  # a random model might write them
         **inputs,
@@ -67,8 +69,11 @@ def positions_for(model, inputs):
     return (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
 
 
-def compare_with_the_oracle(family, model, prompts, method, attention="sdpa", **settings):
-    """Logits, what is kept, and the trace; returns what was merged away, for each sample."""
+def compare_with_the_oracle(family, model, prompts, method, attention="sdpa", more=None, **settings):
+    """Logits, what is kept, and the trace; returns what was merged away, for each sample.
+
+    more: (batch, length) tokens of a second turn, on the same cache.
+    """
     inputs = family.inputs(*prompts)
     ids, decoder = inputs["input_ids"], decoder_of(model)
     model.set_attn_implementation(attention)
@@ -77,7 +82,13 @@ def compare_with_the_oracle(family, model, prompts, method, attention="sdpa", **
     noise = noise_for(columns)
     config = config_for(method, noise, **settings)
     with DyCoke(config)(model), capture_attention(model) as trace:
-        sequences, logits, _ = generate(model, inputs)
+        sequences, logits, cache = generate(model, inputs, STEPS if more is None else 3)
+        steps = None
+        if more is not None:
+            whole = longer(inputs, torch.cat([sequences, more], 1))
+            turn = {name: whole[name] for name in ("input_ids", "attention_mask")}
+            sequences, second, _ = generate(model, turn, 3, past_key_values=cache)
+            logits, steps = torch.cat([logits, second], 1), [1, 1, 1 + more.shape[1], 1, 1]
 
     given = []
     hook = decoder.register_forward_pre_hook(lambda _, __, kwargs: given.append(kwargs["inputs_embeds"]), with_kwargs=True)
@@ -103,9 +114,9 @@ def compare_with_the_oracle(family, model, prompts, method, attention="sdpa", **
         image = inputs["token_type_ids"] == 1
         starts = image & ~torch.nn.functional.pad(image, (1, 0))[:, :-1]
         blocks = starts.cumsum(1) * image
-    oracle = MaskedModel(model, decoder, columns, gone, inputs["attention_mask"], config, method, noise, blocks)
-    prompt = ids.shape[1]
-    expected = oracle.logits(**whole, position_ids=positions)[:, prompt - 1 :]
+    oracle = MaskedModel(model, decoder, columns, gone, inputs["attention_mask"], config, method, noise, blocks, steps)
+    expected = oracle.logits(**whole, position_ids=positions)
+    expected = expected[:, [end for end in oracle.ends if end < expected.shape[1]]]
     torch.testing.assert_close(logits, expected.float(), atol=5e-5, rtol=0)
 
     assert len(trace) == STEPS
@@ -189,5 +200,4 @@ def test_several_in_one_prompt(family, model, kind, settings):
         "image and video": ["user\n", ("image", second[0]), WORDS, ("video", first), "then?"],
         "video and image": ["user\n", ("video", first), WORDS, ("image", second[0]), "then?"],
     }[kind]
-    settings = {**settings, "score_layer": family.first_layer + 1 if family.name != "gemma3" else 2}
-    compare_with_the_oracle(family, model, [parts], "dynamic", **settings)
+    compare_with_the_oracle(family, model, [parts], "dynamic", **{**settings, "score_layer": 2})

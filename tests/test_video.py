@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers.video_utils import VideoMetadata, default_sample_indices_fn
+from transformers.video_utils import VideoMetadata, default_sample_indices_fn, load_video
 
 from dycoke_lab import video as video_module
+from dycoke_lab.layout import Grid
+from dycoke_lab.models import ADAPTERS
 from dycoke_lab.specimen.clips import CLIPS, truth, write_mp4
 from dycoke_lab.specimen.export import build_processor
 from dycoke_lab.specimen.language import ID
@@ -25,11 +27,11 @@ from dycoke_lab.video import prompt, read_video
 def test_a_written_video_reads_back(tmp_path):
     pixels = make_task("describe", 1, 2).videos.pixels[0]
     write_mp4(tmp_path / "clip.mp4", pixels)
-    video = read_video(tmp_path / "clip.mp4")
+    video = read_video(tmp_path / "clip.mp4").frames
     assert video.shape == (8, 256, 256, 3)
     small = torch.from_numpy(video).float().view(8, 32, 8, 32, 8, 3).mean((2, 4)).permute(0, 3, 1, 2) / 255
     assert (small - pixels).abs().mean() < 0.02  # chroma is stored at half resolution
-    assert (read_video(tmp_path / "clip.mp4", frames=4) == video[::2]).all()
+    assert (read_video(tmp_path / "clip.mp4", frames=4).frames == video[::2]).all()
 
 
 @pytest.mark.parametrize("name", sorted(json.loads((CLIPS / "clips.json").read_text())))
@@ -69,21 +71,21 @@ def slow(path):
 def test_chosen_frames_are_those_of_a_full_decode(tmp_path, monkeypatch, name, codec, pix_fmt):
     path = write(tmp_path / name, 60, codec=codec, pix_fmt=pix_fmt)
     everything = slow(path)
-    assert len(everything) == 60 and (read_video(path) == everything).all()
+    assert len(everything) == 60 and (read_video(path).frames == everything).all()
     for far in (250, 5):  # decoded through, and by seeking
         monkeypatch.setattr(video_module, "FAR", far)
         for count in (1, 7, 60):
             chosen = default_sample_indices_fn(VideoMetadata(total_num_frames=60, fps=8), num_frames=count)
-            assert (read_video(path, frames=count) == everything[chosen]).all()
+            assert (read_video(path, frames=count).frames == everything[chosen]).all()
     chosen = default_sample_indices_fn(VideoMetadata(total_num_frames=60, fps=8), fps=2)
-    assert (read_video(path, fps=2) == everything[chosen]).all()
-    assert len(read_video(path, frames=100)) == 60  # at most
+    assert (read_video(path, fps=2).frames == everything[chosen]).all()
+    assert len(read_video(path, frames=100).frames) == 60  # at most
 
 
 def test_an_hour_takes_the_memory_of_the_frames_asked_for(tmp_path):
     path = write(tmp_path / "hour.mp4", 3600, rate=1, size=160, gop=60)
     tracemalloc.start()
-    video = read_video(path, frames=8)
+    video = read_video(path, frames=8).frames
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert video.shape == (8, 160, 160, 3) and peak < 4 * video.nbytes < 3600 * 160 * 160
@@ -92,11 +94,11 @@ def test_an_hour_takes_the_memory_of_the_frames_asked_for(tmp_path):
 
 def test_a_rotated_file_is_turned(tmp_path):
     path = write(tmp_path / "phone.mp4", 4)
-    upright, data = read_video(path), bytearray(path.read_bytes())
+    upright, data = read_video(path).frames, bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 44
     data[matrix : matrix + 20] = struct.pack(">5i", 0, 1 << 16, 0, -(1 << 16), 0)  # shown a quarter turned to the right
     path.write_bytes(data)
-    turned = read_video(path)
+    turned = read_video(path).frames
     assert upright[0, 0, 0, 0] > 200 > upright[0, 0, -1, 0]
     assert turned[0, 0, -1, 0] > 200 > turned[0, 0, 0, 0]  # top left has become top right
     assert (turned == np.rot90(upright, -1, (1, 2))).all()
@@ -107,10 +109,10 @@ def test_folders_and_arrays(tmp_path):
     for number, frame in enumerate(video):
         Image.fromarray(frame).save(tmp_path / f"frame-{number}.png")  # 10 comes after 9, not after 1
     (tmp_path / "notes.txt").write_text("not a picture")
-    assert (read_video(tmp_path) == video).all()
-    assert (read_video(tmp_path, frames=4) == video[[0, 2, 5, 8]]).all()
-    assert (read_video(video, frames=4) == video[[0, 2, 5, 8]]).all()
-    assert (read_video(torch.from_numpy(video)) == video).all()
+    assert (read_video(tmp_path).frames == video).all()
+    assert (read_video(tmp_path, frames=4).frames == video[[0, 2, 5, 8]]).all()
+    assert (read_video(video, frames=4).frames == video[[0, 2, 5, 8]]).all()
+    assert (read_video(torch.from_numpy(video)).frames == video).all()
     with pytest.raises(ValueError, match=r"fps=2 needs a file"):
         read_video(video, fps=2)
     with pytest.raises(ValueError, match=r"shape \(11, 8, 12\).*must be"):
@@ -137,7 +139,41 @@ def test_what_cannot_be_read_is_named(tmp_path):
         sound.writeframes(bytes(1600))
     with pytest.raises(ValueError, match=r"sound\.wav.*holds no video"):
         read_video(tmp_path / "sound.wav")
-    assert read_video(write(tmp_path / "one.mp4", 1), frames=8).shape == (1, 64, 64, 3)
+    assert read_video(write(tmp_path / "one.mp4", 1), frames=8).frames.shape == (1, 64, 64, 3)
     for wrong in ({"frames": 0}, {"fps": 0}, {"frames": 2, "fps": 1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             read_video(CLIPS / "2-scenes.mp4", **wrong)
+
+
+@pytest.mark.parametrize("how", [dict(num_frames=8), dict(fps=2)], ids=str)
+def test_a_processor_gets_what_transformers_own_reader_would_give_it(family, tmp_path, how):
+    path = write(tmp_path / "a.mp4", 40, size=32)
+    pixels, metadata = load_video(str(path), backend="pyav", **how)
+    video = read_video(path, how.get("num_frames"), how.get("fps"))
+    assert (video.frames == pixels).all() and video.numbers == tuple(metadata.frames_indices)
+    assert (video.metadata.fps, video.total) == (metadata.fps, metadata.total_num_frames)
+    processor = family.processor()
+    ours = prompt(processor, video, "what happens first?")
+    if family.name == "gemma3":
+        shown = {"images": list(pixels)}
+        content = [{"type": "image"}] * len(pixels)
+    else:
+        shown = {"videos": [pixels], "video_metadata": [metadata], "do_sample_frames": False}
+        content = [{"type": "video"}]
+    conversation = [{"role": "user", "content": [*content, {"type": "text", "text": "what happens first?"}]}]
+    text = processor.apply_chat_template(conversation, add_generation_prompt=True)
+    theirs = processor(text=text, return_tensors="pt", **shown)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    found = ADAPTERS[family.name].find_videos(family.model().config, ours)
+    assert found.videos == ((Grid(len(pixels) // family.paired, 4, 4),),)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "video_llama_3", "smolvlm"], indirect=True)
+def test_the_times_in_a_prompt_are_those_of_the_file(family, tmp_path):
+    video = read_video(write(tmp_path / "a.mp4", 40, rate=4), frames=4)  # 10 seconds
+    text = family.processor().tokenizer.decode(prompt(family.processor(), video, "?")["input_ids"][0])
+    wanted = {"qwen3_vl": ["<1.2seconds>", "<6.2seconds>"], "video_llama_3": ["Time0.0s:", "Time2.5s:", "Time7.5s:"],
+              "smolvlm": ["from00:00:", "from00:02:", "from00:07:"]}[family.name]  # fmt: skip
+    assert all(time in text.replace(" ", "") for time in wanted), text

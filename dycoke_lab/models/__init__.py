@@ -13,7 +13,14 @@ from typing import Any
 from torch import nn
 
 from dycoke_lab.models import (
-    gemma3, internvl, llava_next_video, llava_onevision, qwen2_5_vl, qwen3_vl, smolvlm, video_llama_3,
+    gemma3,
+    internvl,
+    llava_next_video,
+    llava_onevision,
+    qwen2_5_vl,
+    qwen3_vl,
+    smolvlm,
+    video_llama_3,
 )  # fmt: skip
 
 HOW_TO = "dycoke_lab/models/README.md"
@@ -26,12 +33,25 @@ ADAPTERS: dict[str, ModuleType] = {
 def adapter_for(model: nn.Module) -> ModuleType:
     """The adapter of a model's family. Raises TypeError, naming the supported ones, if there is none."""
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    check_supported(kind)
+    return ADAPTERS[kind]
+
+
+def check_supported(kind: str) -> None:
+    """Raise TypeError if models of this `model_type` have no adapter."""
     if kind not in ADAPTERS:
         raise TypeError(
             f"model is of type {kind!r}, which has no adapter here; supported: {', '.join(ADAPTERS)}. "
             f"How to add one, in about 20 lines: {HOW_TO}"
         )
-    return ADAPTERS[kind]
+
+
+def register(adapter: ModuleType) -> None:
+    """Support one more family, by a module (or object) with what an adapter has."""
+    missing = [name for name in ("MODEL_TYPE", "DECODER", "VISION", "find_videos") if not hasattr(adapter, name)]
+    if missing:
+        raise TypeError(f"adapter={adapter!r} lacks {', '.join(missing)}: see {HOW_TO}")
+    ADAPTERS[adapter.MODEL_TYPE] = adapter
 
 
 def decoder_of(model: Any) -> Any:

@@ -63,7 +63,9 @@ def grids_of(inputs: dict[str, Any], merge: int | Tensor) -> list[Grid]:
     times = 1 if features is None else len(features.pooler_output) // len(grids)
     if times == 1:
         return grids
-    lengths, repeated = [len(video) for video in features.pooler_output], []
+    assert features is not None
+    repeated: list[Grid] = []
+    lengths = [len(video) for video in features.pooler_output]
     while grids:  # a sample's videos a, b stand there as a, b, a, b, ..., then the next sample's
         for count in range(1, len(grids) + 1):
             group = grids[:count] * times
@@ -71,7 +73,9 @@ def grids_of(inputs: dict[str, Any], merge: int | Tensor) -> list[Grid]:
                 repeated, grids, lengths = repeated + group, grids[count:], lengths[len(group) :]
                 break
         else:
-            raise ValueError(f"video_grid_thw={thw.tolist()} does not fit the encoded videos: call generate with one input for each")
+            raise ValueError(
+                f"video_grid_thw={thw.tolist()} does not fit the encoded videos: call generate with one input for each"
+            )
     return repeated
 
 

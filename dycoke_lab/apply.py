@@ -74,6 +74,20 @@ def generation_of(model: nn.Module, cache: Cache) -> Generation | None:
     return session.generations.get(cache) if session else None
 
 
+def score_layer_for(model: Any, wanted: int = DyCokeConfig.score_layer) -> int:
+    """`wanted`, or the next layer that this model can have as score_layer (the last one it can, if there is no next)."""
+    depth, whole = _attending_to_all(decoder_of(model))
+    allowed = [number + 1 for number in whole if number + 1 < depth]
+    return next((layer for layer in allowed if layer >= wanted), allowed[-1])
+
+
+def _attending_to_all(decoder: Any) -> tuple[int, list[int]]:
+    """How many layers there are, and which of them see more than a sliding window."""
+    depth = len(decoder.layers)
+    kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"] * depth
+    return depth, [number for number, kind in enumerate(kinds) if kind == "full_attention"]
+
+
 class _Session:
     """Routes hook calls to the generation they belong to, which is known by its cache."""
 
@@ -132,13 +146,11 @@ def _check_model(config: DyCokeConfig, model: Any, decoder: Any) -> list[int]:
     devices = {str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()}
     if len(devices) > 1:
         raise ValueError(f"model is spread over {sorted(devices)} by device_map: only a model on one device is supported")
-    first, depth = config.score_layer, len(decoder.layers)
+    first, (depth, whole) = config.score_layer, _attending_to_all(decoder)
     if not config.prune_ratio:
         return []
     if first >= depth:
         raise ValueError(f"score_layer={first} must be below the model's {depth} decoder layers")
-    kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"] * depth
-    whole = [number for number, kind in enumerate(kinds) if kind == "full_attention"]
     if first - 1 not in whole:
         allowed = ", ".join(str(number + 1) for number in whole if number + 1 < depth)
         raise ValueError(

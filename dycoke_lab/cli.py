@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from dycoke_lab.apply import score_layer_for
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.loading import SPECIMENS, load_model, specimen_seeds
 from dycoke_lab.methods import METHODS
@@ -70,13 +71,23 @@ def _add_run(commands: Any) -> None:
     chosen = run.add_mutually_exclusive_group()
     chosen.add_argument("--frames", type=int, help="at most this many, at even distances (default: all)")
     chosen.add_argument("--fps", type=float, help="this many frames for each second of the video")
-    for name, kind, about in (
-        ("merge_ratio", float, "K, share of tokens merged away"),
-        ("prune_ratio", float, "P, share of the rest that waits at each step"),
-        ("score_layer", int, "L, first pruned layer"),
-    ):
-        value = getattr(default, name)
-        run.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value, help=f"{about} (default {value})")
+    run.add_argument(
+        "--merge-ratio",
+        type=float,
+        default=default.merge_ratio,
+        help=f"K, share of tokens merged away (default {default.merge_ratio})",
+    )
+    run.add_argument(
+        "--prune-ratio",
+        type=float,
+        default=default.prune_ratio,
+        help=f"P, share of the rest that waits at each step (default {default.prune_ratio})",
+    )
+    run.add_argument(
+        "--score-layer",
+        type=int,
+        help=f"L, first pruned layer (default {default.score_layer}, or the next that the model can have)",
+    )
     run.add_argument("--method", choices=list(METHODS), default=default.method, help=f"who chooses (default {default.method})")
     run.add_argument("--max-new-tokens", type=int, default=128, help="end of the answer at the latest (default 128)")
     run.add_argument("--compare", action="store_true", help="answer with the full cache, too: words, tokens, memory, time")
@@ -88,11 +99,14 @@ def _run(options: argparse.Namespace) -> None:
     from dycoke_lab.video import prompt, read_video
 
     try:
+        layer = DyCokeConfig.score_layer if options.score_layer is None else options.score_layer
         config = DyCokeConfig(
-            merge_ratio=options.merge_ratio, prune_ratio=options.prune_ratio, score_layer=options.score_layer, method=options.method
+            merge_ratio=options.merge_ratio, prune_ratio=options.prune_ratio, score_layer=layer, method=options.method
         )
         video = read_video(options.video, options.frames, options.fps)
         model, processor = load_model(options.model, options.seed, options.dtype, options.device, options.attention)
+        if options.score_layer is None:
+            config = replace(config, score_layer=score_layer_for(model))
         inputs = prompt(processor, video, options.question)
         compressed = answer(model, processor, inputs, config, options.max_new_tokens)
         if not options.compare:

@@ -67,7 +67,7 @@ def load_model(
     if device is None:
         device = "cuda" if torch.cuda.is_available() and name != "specimen" else "cpu"
     try:
-        model.to(device)
+        model.to(device)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return model.eval(), processor
@@ -86,6 +86,6 @@ def _what_to_do(name: str, local: bool, error: OSError) -> str:
         return f"name={name!r}: {reason}. A checkpoint's folder holds config.json, *.safetensors, and its processor's files"
     return (
         f"name={name!r} is no folder here, and the Hugging Face hub did not give it: {reason}. Check the spelling and, for a gated "
-        f"model, `hf auth login`. Without a network: `hf download {name} --local-dir FOLDER` where there is one, bring FOLDER here and "
-        "give its path as name"
+        f"model, `hf auth login`. Without a network: `hf download {name} --local-dir FOLDER` where there is one, bring FOLDER here "
+        "and give its path as name"
     )

@@ -37,7 +37,7 @@ class Video:
     @property
     def metadata(self) -> VideoMetadata:
         """As transformers' processors want it: some write a frame's time into the prompt."""
-        count, high, wide, _ = self.frames.shape
+        high, wide = self.frames.shape[1:3]
         seconds = None if self.fps is None else self.total / self.fps
         return VideoMetadata(self.total, self.fps, wide, high, seconds, frames_indices=list(self.numbers))
 
@@ -162,17 +162,38 @@ def _checked(array: NDArray[Any]) -> Frames:
 
 
 def prompt(processor: Any, video: Video, question: str) -> Any:
-    """The model's inputs for one question about one video, through the chat template and transformers' own processor.
+    """The model's inputs for one question about one video, through the chat template and transformers' own processor."""
+    return chat(processor, [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": question}]}])
 
-    The frames are taken as they are. A processor that knows no videos (Gemma 3's) gets them as images in a row.
+
+def chat(processor: Any, messages: Sequence[dict[str, Any]]) -> Any:
+    """The model's inputs for a conversation with any number of videos and images.
+
+    messages: role and content; content: parts {"type": "text", "text": str}, {"type": "video", "video": Video} or {"type": "image",
+    "image": a picture}. Frames are taken as they are. A processor that knows no videos (Gemma 3's) gets them as images in a row.
     """
     moving = getattr(processor, "video_processor", None) is not None
-    shown = [{"type": "video"}] if moving else [{"type": "image"}] * len(video.frames)
-    content = [*shown, {"type": "text", "text": question}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    if not moving:
-        return processor(text=text, images=list(video.frames), return_tensors="pt")
-    videos = {"do_sample_frames": False, "video_metadata": [video.metadata]}
-    if hasattr(processor.video_processor, "use_token_compression"):
-        videos["use_token_compression"] = False  # it would take tokens away before DyCoke could compare frames
-    return processor(text=text, videos=[video.frames], return_tensors="pt", **videos)
+    videos: list[Video] = []
+    images: list[Any] = []
+    conversation = []
+    for message in messages:
+        shown: list[dict[str, Any]] = []
+        for part in message["content"]:
+            if part["type"] == "video" and moving:
+                videos.append(part["video"])
+                shown.append({"type": "video"})
+            elif part["type"] in ("video", "image"):
+                pictures = list(part["video"].frames) if part["type"] == "video" else [part["image"]]
+                images += pictures
+                shown += [{"type": "image"}] * len(pictures)
+            else:
+                shown.append(part)
+        conversation.append({"role": message["role"], "content": shown})
+    text = processor.apply_chat_template(conversation, add_generation_prompt=True)
+    given: dict[str, Any] = {"images": images} if images else {}
+    if videos:
+        metadata = [video.metadata for video in videos]
+        given |= {"videos": [video.frames for video in videos], "video_metadata": metadata, "do_sample_frames": False}
+        if hasattr(processor.video_processor, "use_token_compression"):
+            given["use_token_compression"] = False  # it would take tokens away before DyCoke could compare frames
+    return processor(text=text, return_tensors="pt", **given)

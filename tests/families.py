@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,11 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 SIDE = 32  # pixels; 4 x 4 tokens a frame
 LAYERS = 4
-WORDS = (
+WORDS = re.findall(
+    r"\w+",
     "Frame frame from Time s seconds You are provided the following series of eight frames video Here is The question what "
-    "image happens first then compare with user assistant and"
-).split()  # noqa: SIM905
+    "image happens first then compare with user assistant and",
+)
 PIECES = [*"0123456789.:,<>[]\n?", " "]
 SPECIAL = [
     "<pad>", "<unk>", "<|end|>", "<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>",

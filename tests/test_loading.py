@@ -53,7 +53,7 @@ def test_bad_choices_are_named(tmp_path):
     with pytest.raises(TypeError, match="model is of type 'bert', which has no adapter here"):
         load_model(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "llava_onevision"}')
-    with pytest.raises(FileNotFoundError, match="holds config.json, \\*.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"holds config.json, \*.safetensors"):
         load_model(str(tmp_path))
     with pytest.raises(SystemExit, match="error: dtype='int8' must be"):
         main(["run", "data/clips/2-scenes.mp4", "describe the two scenes", "--dtype", "int8"])

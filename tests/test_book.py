@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
@@ -34,7 +35,7 @@ def test_committed_notebooks_show_their_results(path):
 
 def test_the_lab_book_is_one_page_without_network(study):
     page = (study / "labbook.html").read_text()
-    assert all(f'<h1 id="0{number}-' in page for number in range(7))
+    assert all(f'<h1 id="0{number}-' in page for number in range(8))
     assert "<script src=" not in page and page.count("data:image/png") >= 7
 
 
@@ -58,3 +59,26 @@ def test_bind_keeps_the_order(tmp_path):
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# chapter {name}")]), paths[-1])
     page = bind(paths)
     assert page.index("chapter b") < page.index("chapter a")
+
+
+def test_notebook_07_runs_on_every_family_with_one_line_changed(family, tmp_path):
+    """Tiny random models, so only that it runs, and that what it shows is this model's."""
+    model = family.model().float()
+    model.save_pretrained(tmp_path / "model")
+    family.processor().save_pretrained(tmp_path / "model")
+    cells = [cell.source for cell in nbformat.read(next(NOTEBOOKS.glob("07*")), 4).cells if cell.cell_type == "code"]
+    source = "\n".join(cells).replace("%matplotlib inline", "")
+    for line, changed in (
+        ('model_name = "specimen"', f"model_name = {str(tmp_path / 'model')!r}"),
+        ("max_new_tokens = 128", "max_new_tokens = 8"),  # a random model never ends
+        ("results = None", f"results = {str(tmp_path)!r}"),
+    ):
+        assert source.count(line) == 1
+        source = source.replace(line, changed)
+    space: dict = {}
+    exec(source, space)
+    plt.close("all")
+    assert type(space["model"]) is type(model)
+    table = pd.read_csv(tmp_path / "07-settings.csv")
+    assert len(table) == 16 and table["attended to, %"].min() < 10
+    assert {path.stem for path in tmp_path.glob("07-*.png")} == {"07-steps-by-frames", "07-kept", "07-settings"}

@@ -22,6 +22,8 @@ class DyCokeConfig:
     prune_ratio: P, the share of the remaining visual tokens that wait at each step; 0 prunes nothing.
     gate: a step selects anew only if the cosine between its attention and the step before is below this;
         above 1 selects at every step.
+    waiting: where tokens wait that were not selected: on the "device"; on the "host", in pinned memory, fetched when selected, for
+        which each selection is looked at by the CPU; or "nowhere": they are evicted, and the first selection stays for good.
     method: a name from `dycoke_lab.METHODS`, or a Method object.
     """
 
@@ -33,6 +35,7 @@ class DyCokeConfig:
     score_layer: int = 3
     prune_ratio: float = 0.7
     gate: float = 0.9
+    waiting: Literal["device", "host", "nowhere"] = "device"
     method: str | Method = "dynamic"
 
     def __post_init__(self) -> None:
@@ -45,6 +48,8 @@ class DyCokeConfig:
             raise ValueError(f"score_layer={self.score_layer} must be a whole number from 1: layer 0 is never pruned")
         if not -1 <= self.gate <= 2:
             raise ValueError(f"gate={self.gate} must lie between -1 (never reselect) and 2 (always reselect)")
+        if self.waiting not in ("device", "host", "nowhere"):
+            raise ValueError(f"waiting={self.waiting!r} must be 'device', 'host' or 'nowhere'")
         if self.positions not in ("original", "repacked"):
             raise ValueError(f"positions={self.positions!r} must be 'original' or 'repacked'")
         if isinstance(self.method, str) and self.method not in METHODS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakMethod
+from weakref import WeakMethod, ref
 
 import torch
 from torch import Tensor
@@ -41,7 +41,10 @@ class Generation:
         self.selected: Tensor | None = None
         self.active: tuple[Tensor, Tensor | None] | None = None  # prompt columns that pruned layers attend to
         self.layers: list[WaitingLayer] = []
+        self.slots: Tensor | None = None  # the selection in the order in which it lies in those layers' buffers
         self.decoding = False
+        self.gaps = False  # whether a later turn brought padding
+        self.cache: ref[Cache] | None = None
 
     @property
     def merged(self) -> bool:
@@ -54,8 +57,14 @@ class Generation:
                 "attention_mask is not the usual (batch, length): masks of one's own, and static caches, are not supported"
             )
         self.real = None if padding is None or bool(padding.all()) else padding.bool()
-        if not self.merged:
-            return inputs
+        self.cache = None if inputs.get("past_key_values") is None else ref(inputs["past_key_values"])
+        if self.merged:
+            inputs = self._without_merged(inputs)
+        if self.config.prune_ratio:
+            self._prepare_to_prune()
+        return inputs
+
+    def _without_merged(self, inputs: dict[str, Any]) -> dict[str, Any]:
         embeds, layout = inputs["inputs_embeds"], self.layout
         batch, length, _ = embeds.shape
         folds = self._merge(embeds)
@@ -124,46 +133,105 @@ class Generation:
         count = embeds.shape[1]
         start = inputs["past_key_values"].get_seq_length()  # merged tokens count; an assistant's rejected ones are gone
         self.seen = start + count
-        if not self.merged:
+        if not self.merged and not self.config.prune_ratio:
             return inputs
-        device = embeds.device
-        after = torch.arange(1, count + 1, device=device) + start - self.layout.length
-        new = self.seen - self.layout.length
-        if padding is None:
-            later = torch.ones(len(embeds), new, device=device, dtype=torch.long)
-        elif padding.shape[1] == self.seen:
-            later = padding[:, self.layout.length :].long()
-        else:
+        if padding is not None and padding.shape[1] != self.seen:
             raise ValueError(
                 f"attention_mask is {padding.shape[1]} long, but {self.seen} tokens have been read with this cache (merged ones "
                 "count): give a mask for all of them, or none"
             )
-        prompt = later.new_ones(len(later), self.length) if self.real is None else self.real.long()
-        return {**inputs, "attention_mask": torch.cat([prompt, later], 1), "position_ids": self.last + after}
+        new = slice(self.layout.length, None)
+        if count > 1 and padding is not None:
+            self.gaps = not bool(padding[:, new].all())
+        mask = None  # as long as nothing is padding; stock would look for padding at each step, and have a GPU wait for it
+        if self.real is not None or self.gaps:
+            later = torch.ones(len(embeds), self.seen - self.layout.length, device=embeds.device, dtype=torch.long)
+            later = later if padding is None else padding[:, new].long()
+            prompt = later.new_ones(len(later), self.length) if self.real is None else self.real.long()
+            mask = torch.cat([prompt, later], 1)
+        changes: dict[str, Any] = {"attention_mask": mask}
+        if self.merged:
+            after = torch.arange(1 + start - self.layout.length, 1 + self.seen - self.layout.length, device=embeds.device)
+            changes["position_ids"] = self.last + after  # type: ignore[operator]
+        return {**inputs, **changes}
+
+    def _prepare_to_prune(self) -> None:
+        """What a selection needs to know of the prompt, once, so that no step has to look at a number on the device."""
+        is_visual = torch.zeros(len(self.columns), self.length, dtype=torch.bool, device=self.columns.device)
+        rows, numbers = self.available.nonzero(as_tuple=True)
+        is_visual[rows, self.columns[rows, numbers]] = True
+        others = ~is_visual if self.real is None else ~is_visual & self.real
+        self.visual, _ = left_packed(is_visual)  # the columns that waiting layers store
+        self.others, self.others_real = left_packed(others)
+        filled = self.visual.shape[1] - self.available.sum(1, keepdim=True)
+        self.place = (self.available.cumsum(1) - 1 + filled).clamp(min=0)  # of each token among them
+        self.counts = keep_counts(self.available, self.config.prune_ratio)
+        sizes = self.counts.tolist()
+        self.width, self.even = max(sizes), len(set(sizes)) == 1
 
     def see(self, call: Call) -> None:
         """At layer L - 1: take this step's scores and let the method select."""
-        if call.layer != self.config.score_layer - 1:
+        if call.layer != self.config.score_layer - 1 or self.finished:
             return
         attention = last_query_attention(call.query, call.key, call.mask, call.scaling).mean(1)
         scores = attention.gather(1, self.columns) * self.available
         self.number += 1
         before, self.scores = self.scores, scores
-        counts = keep_counts(self.available, self.config.prune_ratio)
-        step = Step(self.number, scores, before, self.available, counts, self.selected, self.config.gate)
+        step = Step(self.number, scores, before, self.available, self.counts, self.selected, self.config.gate)
         chosen = self.method.select(step)
         if chosen is None:
             return
         self.selected = chosen
-        at = torch.full((len(chosen), self.length), -1, device=chosen.device)
-        numbers = torch.arange(chosen.shape[1], device=chosen.device).expand_as(chosen)
-        at.scatter_reduce_(1, self.columns, numbers.masked_fill(~self.available, -1), "amax")
-        keep = torch.where(at >= 0, chosen.gather(1, at.clamp(min=0)), True)
-        if self.real is not None:
-            keep &= self.real
-        self.active = left_packed(keep)
+        if self.method.in_prefill:
+            keep = (
+                torch.ones_like(self.columns[:, :1]).bool().expand(-1, self.length).clone()
+                if self.real is None
+                else self.real.clone()
+            )
+            rows, gone = (self.available & ~chosen).nonzero(as_tuple=True)
+            keep[rows, self.columns[rows, gone]] = False
+            self.active = left_packed(keep)  # in the prompt's order, since it is yet to be read
+            return
+        width, even = self.width, self.even
+        if not self.method.exact:
+            sizes = chosen.sum(1).tolist()
+            width, even = max(sizes), len(set(sizes)) == 1
+        numbers = chosen.int().topk(width, 1).indices.sort(1).values
+        changed = None
+        if self.config.waiting == "host":
+            numbers, changed = in_slots(self.slots, numbers)
+        self.slots = numbers
+        index = torch.cat([self.visual.gather(1, self.place.gather(1, numbers)), self.others], 1)
+        real = None
+        if not even or self.others_real is not None:
+            others = torch.ones_like(self.others).bool() if self.others_real is None else self.others_real
+            real = torch.cat([chosen.gather(1, numbers), others], 1)
+        self.active = index, real
+        cache = None if self.cache is None else self.cache()
+        if self.decoding and not self.layers and cache is not None:
+            self._hold(cache)
+        self._select(changed)
+
+    @property
+    def evicts(self) -> bool:
+        return not self.method.returns or self.config.waiting == "nowhere"
+
+    @property
+    def finished(self) -> bool:
+        """Whether all has been chosen that there is to choose."""
+        return self.evicts and self.selected is not None
+
+    def _select(self, changed: Tensor | None = None) -> None:
         for layer in self.layers:
-            layer.select(self.active[0], evict=not self.method.returns)
+            layer.select(self.place.gather(1, self.slots), self.evicts, changed)  # type: ignore[arg-type]
+
+    def _hold(self, cache: Cache) -> None:
+        """Give pruned layers the power to hold tokens back."""
+        for number in self.pruned:
+            old: Any = cache.layers[number]
+            cache.layers[number] = WaitingLayer(old, self.length, self.visual, self.others, self.config.waiting)
+        self.layers = [cache.layers[number] for number in self.pruned]  # type: ignore[misc]
+        self.layers[0].on_rearranged = WeakMethod(self.rearrange)
 
     def finish_step(self, cache: Cache) -> None:
         """After the prefill: have the cache tell the whole prompt's length, and pruned layers hold tokens back."""
@@ -171,19 +239,15 @@ class Generation:
             return
         if self.length != self.layout.length:
             report_whole_length(cache, self.layout.length - self.length)
-        if self.method.in_prefill or not self.config.prune_ratio:
-            return
-        for number in self.pruned:
-            cache.layers[number] = WaitingLayer(cache.layers[number], self.length)  # type: ignore[arg-type]
-        self.layers = [cache.layers[number] for number in self.pruned]  # type: ignore[misc]
-        self.layers[0].on_rearranged = WeakMethod(self.rearrange)
-        if self.active:
-            for layer in self.layers:
-                layer.select(self.active[0], evict=not self.method.returns)
+        if self.active and not self.method.in_prefill:
+            self._hold(cache)
+            self._select()
 
     def rearrange(self, index: Tensor) -> None:
         """The batch's samples from now on, as numbers of those so far (beams)."""
-        for name in ("available", "columns", "real", "scores", "selected"):
+        for name in (
+            "available", "columns", "real", "scores", "selected", "slots", "visual", "others", "others_real", "place", "counts"
+        ):  # fmt: skip
             value = getattr(self, name)
             setattr(self, name, None if value is None else value[index])
         if self.last is not None:
@@ -196,8 +260,8 @@ class Generation:
         """Leave a stock cache behind, with the waiting tokens back in it; closed, if there are tokens it has lost."""
         for number, layer in enumerate(cache.layers):
             if isinstance(layer, WaitingLayer):
-                cache.layers[number] = layer.stock()
-        evicted = self.config.prune_ratio and self.active and not self.method.returns
+                cache.layers[number] = layer.stock(self.visual, self.others, self.active[0])  # type: ignore[index]
+        evicted = self.config.prune_ratio and self.active and self.evicts
         if evicted or self.length != self.layout.length:
             close(cache)
 
@@ -239,10 +303,24 @@ class Generation:
         later = self.seen - self.layout.length
         if not self.shortened(call):
             return self.columns, self.available, self.length + later
-        index, _ = self.active  # type: ignore[misc]
-        place = index.new_zeros(len(index), self.length)
-        place.scatter_(1, index, torch.arange(index.shape[1], device=index.device).expand_as(index))
+        index, real = self.active  # type: ignore[misc]
+        at = index if real is None else index.masked_fill(~real, self.length)  # what only fills up may stand there twice
+        place = index.new_zeros(len(index), self.length + 1)
+        place.scatter_(1, at, torch.arange(index.shape[1], device=index.device).expand_as(index))
         return place.gather(1, self.columns), self.selected, index.shape[1] + later  # type: ignore[return-value]
+
+
+def in_slots(before: Tensor | None, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
+    """(batch, kept) numbers in such an order that those of the selection before keep their place; and which places change, on the
+    CPU. None, all of them, if there was no selection as wide."""
+    if before is None or before.shape != numbers.shape:
+        return numbers, None
+    old, new = before.cpu(), numbers.cpu()
+    placed, changed = old.clone(), torch.ones_like(old, dtype=torch.bool)
+    for sample in range(len(new)):
+        changed[sample] = ~torch.isin(old[sample], new[sample])
+        placed[sample, changed[sample]] = new[sample][~torch.isin(new[sample], old[sample])]
+    return placed.to(numbers.device), changed
 
 
 def _columns_of(mask: Tensor, index: Tensor, real: Tensor | None, rows: Tensor | None = None) -> Tensor:

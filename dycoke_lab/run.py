@@ -11,6 +11,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from dycoke_lab.apply import DyCoke, generation_of
+from dycoke_lab.cache import WaitingLayer
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.explore import wrong_words
 
@@ -62,10 +63,9 @@ def cache_bytes(cache: Cache) -> tuple[int, int]:
     held = read = 0
     layers: list[Any] = cache.layers  # type: ignore[assignment]
     for layer in layers:
-        stored = _bytes(layer.keys, layer.values)
-        attended = getattr(layer, "attended", None)
-        held += stored + (_bytes(*attended) if attended else 0)
-        read += _bytes(*attended) if attended else stored
+        attended = sum(part.numel() * part.element_size() for part in (layer.keys, layer.values))
+        held += layer.held() if isinstance(layer, WaitingLayer) else attended
+        read += attended
     return held, read
 
 
@@ -103,7 +103,3 @@ def comparison(full: Answer, compressed: Answer, config: DyCokeConfig) -> str:
         f"full cache: {full.text}\nDyCoke:     {shown}\n{count} of {len(full.text.split())} words differ ({by})\n\n"
         f"{'':<38}{'full cache':>14}{'DyCoke':>14}\n{table}"
     )
-
-
-def _bytes(*tensors: Any) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

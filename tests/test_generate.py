@@ -81,14 +81,14 @@ def test_off_is_bit_identical_in_a_padded_batch(family, model):
         assert torch.equal(generate(model, inputs)[1], stock)
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_kv_lengths_are_as_predicted_in_every_layer(family, model, prompts, settings):
-    """Bytes are test_run's; these are counts, for each layer."""
+@pytest.mark.parametrize("settings", [*SETTINGS, dict(merge_ratio=0.5, prune_ratio=0.6, waiting="nowhere")], ids=str)
+def test_kv_lengths_and_bytes_are_as_predicted_in_every_layer(family, model, prompts, settings):
     inputs = family.inputs(prompts[0])
     with config_for(family, settings)(model), capture_attention(model) as trace:
         _, _, cache = generate(model, inputs)
-        stored = [layer.keys.shape[2] for layer in cache.layers]
-        read = [layer.attended[0].shape[2] if getattr(layer, "attended", None) else layer.keys.shape[2] for layer in cache.layers]
+        read = [layer.keys.shape[2] for layer in cache.layers]
+        a_column = [2 * layer.keys[:, :, 0].numel() * layer.keys.element_size() for layer in cache.layers]
+        held = [layer.held() if hasattr(layer, "held") else n * a for layer, n, a in zip(cache.layers, read, a_column, strict=True)]
     prompt = inputs["input_ids"].shape[1]
     left = int(trace.kept(1)[-1].sum()) if family.name == "gemma3" else int(trace.kept(0)[-1].sum())
     if "merge_ratio" in settings:
@@ -98,10 +98,11 @@ def test_kv_lengths_are_as_predicted_in_every_layer(family, model, prompts, sett
     for number in range(4):
         pruned = settings["prune_ratio"] and number >= 2
         if family.name == "gemma3" and number % 2 == 0:
-            assert stored[number] == read[number] == 39  # the window, less the token that is read next
-        else:
-            assert read[number] == rest + (kept if pruned else left)
-            assert stored[number] == rest + (kept if pruned and settings.get("method") == "last_query" else left)
+            assert read[number] == held[number] // a_column[number] == 39  # the window, less the token that is read next
+            continue
+        waits = pruned and settings.get("method") is None and settings.get("waiting", "device") == "device"
+        assert read[number] == rest + (kept if pruned else left)
+        assert held[number] == a_column[number] * (rest + (kept if pruned else left) + (left if waits else 0))
 
 
 def test_capture_agrees_with_eager_output_attentions(family, model, inputs):

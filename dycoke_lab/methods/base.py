@@ -34,11 +34,13 @@ class Method:
     """Chooses which visual tokens the layers from L on attend to.
 
     in_prefill: what step 0 selects already holds for the prompt itself (FastV); else from the first decoding step.
+    exact: it always selects as many as `counts` says; else each selection has to be counted, for which a GPU must be waited for.
     returns: tokens not selected wait and can come back; else they are evicted and their memory is freed.
     """
 
     in_prefill: bool = False
     returns: bool = False
+    exact: bool = True
 
     def select(self, step: Step) -> Bool[Tensor, "batch visual"] | None:
         """The tokens to attend to from this step on; None changes nothing."""

@@ -56,5 +56,7 @@ class KeepNone(Method):
     A selection that does no better than this selects nothing of use.
     """
 
+    exact: bool = False
+
     def select(self, step: Step) -> Tensor | None:
         return torch.zeros_like(step.available) if step.number == 0 else None

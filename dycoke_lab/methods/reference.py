@@ -18,6 +18,7 @@ from dycoke_lab.prune import moved, top
 @dataclass(frozen=True)
 class ReferenceCode(Method):
     returns: bool = True
+    exact: bool = False
 
     def select(self, step: Step) -> Tensor | None:
         if step.number == 0:

@@ -108,6 +108,11 @@ class _Session:
         layout, self.finder.layout = self.finder.layout, None
         if layout is None:
             self.now = self.generations.get(cache) if cache is not None else None
+            if self.now and self.finder.brings and isinstance(inputs.get("attention_mask"), dict):
+                raise ValueError(
+                    "a picture in a later turn is not supported for this model, whose images see all of themselves: give it in the "
+                    "first turn, or start from the whole conversation"
+                )
             return args, self.now.decode(inputs, self.finder.padding) if self.now else inputs
         if self.config.prune_ratio and cache is None:
             raise ValueError("prune_ratio > 0 prunes a KV cache: call with use_cache=True (or generate), or set prune_ratio=0")
@@ -146,6 +151,8 @@ def _check_model(config: DyCokeConfig, model: Any, decoder: Any) -> list[int]:
     devices = {str(device) for device in (getattr(model, "hf_device_map", None) or {}).values()}
     if len(devices) > 1:
         raise ValueError(f"model is spread over {sorted(devices)} by device_map: only a model on one device is supported")
+    if getattr(model.generation_config, "prefill_chunk_size", None):
+        raise ValueError("model.generation_config.prefill_chunk_size cuts the prompt: set it to None, a video must be read at once")
     first, (depth, whole) = config.score_layer, _attending_to_all(decoder)
     if not config.prune_ratio:
         return []

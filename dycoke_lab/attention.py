@@ -79,7 +79,12 @@ def _wrapper(kernel: str, module: nn.Module) -> str:
             call = call._replace(mask=watcher.mask(call))
         for watcher in watchers:
             watcher.see(call)
-        return base(module, query, key, value, call.mask, **kwargs)
+        config: Any = module.config
+        config._attn_implementation = kernel  # FlashAttention's function looks up by this name which kernel to load
+        try:
+            return base(module, query, key, value, call.mask, **kwargs)
+        finally:
+            config._attn_implementation = name
 
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[kernel])

@@ -7,9 +7,11 @@ from typing import Any, Literal
 from weakref import ref
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
+
+from dycoke_lab.layout import take
 
 ROOM = 64  # columns added at once; a step writes its keys and values in place, where stock concatenates
 
@@ -20,8 +22,8 @@ class WaitingLayer(DynamicLayer):
     """A layer that stores a prompt's visual tokens apart, and hands attention a copy of those selected, before all others.
 
     keys, values: (batch, kv_heads, columns, head_dim), what attention gets: selected visual tokens, the prompt's other
-    columns, what came later; views of a buffer that has room for more. store: all visual tokens' keys and values,
-    (batch, kv_heads, visual, head_dim) each, on the device or in the host's memory; None once the others were evicted.
+    columns, what came later; views of a buffer that has room for more. store: keys and values of all visual tokens, side by
+    side, (batch, kv_heads, visual, 2 * head_dim), on the device or in the host's memory; None once the others were evicted.
 
     prompt: columns of the prompt. visual, others: (batch, ...), those of them to store, and those always to attend to.
     """
@@ -32,98 +34,91 @@ class WaitingLayer(DynamicLayer):
     ) -> None:  # fmt: skip
         super().__init__()
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, layer.is_initialized
+        states: Any = torch.cat([layer.keys, layer.values], 3)  # type: ignore[list-item]
         self.prompt = prompt
-        self.store: tuple[Tensor, Tensor] | None = _rows(layer.keys, visual), _rows(layer.values, visual)
+        self.store: Tensor | None = take(states, visual[:, None].expand(-1, states.shape[1], -1))
         if waiting == "host":
-            self.store = _to_host(self.store[0]), _to_host(self.store[1])
+            self.store = _to_host(self.store)
         self.width = 0  # columns of selected tokens
-        self.later = layer.keys.shape[2] - prompt  # type: ignore[union-attr]
-        self._make_room(
-            others.shape[1] + self.later,
-            tuple(torch.cat([_rows(part, others), part[:, :, prompt:]], 2) for part in (layer.keys, layer.values)),  # type: ignore
-        )
-        self.on_rearranged: Callable[[], Callable[[Tensor], None] | None] | None = None  # a weak reference
+        self.later = states.shape[2] - prompt
+        rest = take(states, others[:, None].expand(-1, states.shape[1], -1))
+        self._make_room(torch.cat([rest, states[:, :, prompt:]], 2), ROOM)
 
-    def _make_room(self, used: int, states: tuple[Tensor, Tensor]) -> None:
-        """A new buffer that begins with these keys and values."""
-        self.used, self.room = used, used + ROOM
-        self.buffer = tuple(part.new_empty(*part.shape[:2], self.room, part.shape[3]) for part in states)
-        for buffer, part in zip(self.buffer, states, strict=True):
-            buffer[:, :, :used] = part
+    def _make_room(self, states: Tensor, room: int) -> None:
+        """A buffer that begins with these keys and values."""
+        self.used = states.shape[2]
+        self.buffer = torch.cat([states, states.new_empty(*states.shape[:2], room, states.shape[3])], 2)
         self._look()
 
     def _look(self) -> None:
-        self.keys, self.values = (buffer[:, :, : self.used] for buffer in self.buffer)
+        self.keys, self.values = self.buffer[:, :, : self.used].chunk(2, -1)
 
-    def select(
-        self, numbers: Int[Tensor, "batch selected"], evict: bool = False, changed: Bool[Tensor, "batch selected"] | None = None
-    ) -> None:
-        """Attend to these of the visual tokens, and all other columns.
+    def select(self, rows: Int[Tensor, " rows"], evict: bool = False, changed: Int[Tensor, " rows"] | None = None) -> None:
+        """Attend to these of the visual tokens, and to all other columns.
 
-        evict: forget the others for good, which frees their memory. changed: on the CPU, which of the numbers differ from
-        those of the selection before, at the same place; only these are fetched. None: all.
+        rows: of the store as (batch * kv_heads * visual) rows, as many for each sample and head. evict: forget the others for
+        good, which frees their memory. changed: which of `rows` differ from those of the selection before, at the same place;
+        only these are fetched. None: all.
         """
         if self.store is None:
             raise RuntimeError("tokens that were evicted cannot be selected")
-        width = numbers.shape[1]
+        batch, heads, _, dim = self.store.shape
+        width = len(rows) // (batch * heads)
         if width != self.width:
-            rest = tuple(buffer[:, :, self.width : self.used] for buffer in self.buffer)
-            chosen = tuple(part.new_empty(*part.shape[:2], width, part.shape[3]) for part in rest)
-            self._make_room(
-                width + rest[0].shape[2],
-                tuple(torch.cat(pair, 2) for pair in zip(chosen, rest, strict=True)),  # type: ignore[arg-type]
-            )
+            rest = self.buffer[:, :, self.width : self.used]
+            self._make_room(torch.cat([rest.new_empty(batch, heads, width, dim), rest], 2), ROOM)
             self.width = width
-        for buffer, part in zip(self.buffer, self.store, strict=True):
-            if changed is None:
-                buffer[:, :, :width] = _rows(part, numbers.to(part.device))
-                continue
-            for sample, new in enumerate(changed):
-                where = new.nonzero()[:, 0]
-                if len(where):
-                    fetched = part[sample].index_select(1, numbers[sample, where].to(part.device))
-                    buffer[sample].index_copy_(1, where.to(buffer.device), fetched.to(buffer.device, non_blocking=True))
+        self._make_writable()
+        store = self.store.view(-1, dim)
+        if changed is None:
+            self.buffer[:, :, :width] = store.index_select(0, rows).view(batch, heads, width, dim).to(self.buffer.device)
+        elif len(changed):
+            fetched = store.index_select(0, rows[changed]).to(self.buffer.device, non_blocking=True)
+            part, place = changed // width, changed % width
+            self.buffer.view(-1, dim).index_copy_(0, (part * self.buffer.shape[2] + place).to(self.buffer.device), fetched)
         if evict:
             self.store = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        count = key_states.shape[2]
-        if self.used + count > self.room:
-            room = max(count, self.used)  # twice as much each time: a step's share of the copying stays small
-            more = (torch.cat([b[:, :, : self.used], b.new_empty(*b.shape[:2], room, b.shape[3])], 2) for b in self.buffer)
-            self.buffer, self.room = tuple(more), self.used + room
-        for buffer, new in zip(self.buffer, (key_states, value_states), strict=True):
-            buffer[:, :, self.used : self.used + count] = new
+        count, dim = key_states.shape[2:]
+        if self.used + count > self.buffer.shape[2]:  # twice as much each time: a step's share of the copying stays small
+            self._make_room(self.buffer[:, :, : self.used], max(count, self.used))
+        self._make_writable()
+        new = self.buffer[:, :, self.used : self.used + count]
+        new[..., :dim], new[..., dim:] = key_states, value_states
         self.used, self.later = self.used + count, self.later + count
         self._look()
         return self.keys, self.values  # type: ignore[return-value]
+
+    def _make_writable(self) -> None:
+        if self.buffer.is_inference() and not torch.is_inference_mode_enabled():
+            self.buffer = self.buffer.clone()  # an earlier turn ran under torch.inference_mode, this one does not
 
     def get_seq_length(self) -> int:
         return self.prompt + self.later
 
     def held(self) -> int:
         """Bytes of keys and values on the device, without room for more."""
-        tensors = [self.keys, self.values]
-        if self.store is not None:
-            tensors += [part for part in self.store if part.device == self.keys.device]  # type: ignore[union-attr]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)  # type: ignore[union-attr]
+        here = self.buffer[:, :, : self.used].numel()
+        if self.store is not None and self.store.device == self.buffer.device and not self.store.is_pinned():
+            here += self.store.numel()
+        return here * self.buffer.element_size()
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        def of(part: Tensor) -> Tensor:
-            return part[indices.to(part.device)]
-
-        self.buffer = tuple(of(part) for part in self.buffer)
-        self.store = self.store and (of(self.store[0]), of(self.store[1]))
+        self.buffer = self.buffer[indices.to(self.buffer.device)]
+        self.store = None if self.store is None else self.store[indices.to(self.store.device)]
         self._look()
         told = self.on_rearranged and self.on_rearranged()
         if told:
-            told(indices.to(self.buffer[0].device))
+            told(indices.to(self.buffer.device))
+
+    on_rearranged: Callable[[], Callable[[Tensor], None] | None] | None = None  # a weak reference
 
     def reorder_cache(self, beam_idx: Tensor) -> None:  # type: ignore[override]
         self.batch_select_indices(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        self.batch_select_indices(torch.arange(len(self.buffer[0])).repeat_interleave(repeats))
+        self.batch_select_indices(torch.arange(len(self.buffer)).repeat_interleave(repeats))
 
     def crop(self, *_: Any) -> None:
         raise NotImplementedError(
@@ -137,29 +132,16 @@ class WaitingLayer(DynamicLayer):
         """
         layer = DynamicLayer()
         layer.dtype, layer.device, layer.is_initialized = self.dtype, self.device, self.is_initialized
-        whole = []
-        for number, part in enumerate((self.keys, self.values)):
-            prompt = part[:, :, : self.used - self.later]  # type: ignore[index]
-            if self.store is not None:
-                states = part.new_zeros(*part.shape[:2], self.prompt, part.shape[3])  # type: ignore[union-attr]
-                _spread(states, others, prompt[:, :, self.width :])
-                _spread(states, visual, self.store[number].to(states.device))
-            else:
-                states = _rows(prompt, attended.argsort(1))  # type: ignore[union-attr]
-            whole.append(torch.cat([states, part[:, :, self.used - self.later :]], 2))  # type: ignore[index]
-        layer.keys, layer.values = whole
+        buffer = self.buffer[:, :, : self.used]
+        end = self.used - self.later
+        if self.store is not None:
+            states = buffer.new_zeros(*buffer.shape[:2], self.prompt, buffer.shape[3])
+            for columns, part in ((others, buffer[:, :, self.width : end]), (visual, self.store.to(buffer.device))):
+                states.scatter_(2, columns[:, None, :, None].expand_as(part), part)
+        else:
+            states = take(buffer[:, :, :end], attended.argsort(1)[:, None].expand(-1, buffer.shape[1], -1))  # type: ignore[union-attr]
+        layer.keys, layer.values = torch.cat([states, buffer[:, :, end:]], 2).chunk(2, -1)
         return layer
-
-
-def _rows(states: Any, index: Tensor) -> Tensor:
-    """(batch, heads, columns, dim) at the columns of `index`, (batch, chosen)."""
-    if len(index) == 1:
-        return states.index_select(2, index[0])
-    return states.gather(2, index[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3]))
-
-
-def _spread(states: Tensor, index: Tensor, values: Tensor) -> None:
-    states.scatter_(2, index[:, None, :, None].expand_as(values), values)
 
 
 def _to_host(states: Tensor) -> Tensor:
@@ -183,6 +165,19 @@ def report_whole_length(cache: Cache, merged: int) -> None:
         return length + merged if (length := stored(layer_idx)) else 0
 
     cache.get_query_offset, cache.get_seq_length = stored, whole  # type: ignore[method-assign]
+
+
+def refuse_copies(cache: Cache) -> None:
+    """Say that a copy would lack what DyCoke knows of a cache; `allow_copies` ends it."""
+
+    def refuse(memo: Any) -> Any:
+        raise RuntimeError("a cache made inside a DyCoke context cannot be copied: run the prompt again for each answer")
+
+    cache.__deepcopy__ = refuse  # type: ignore[attr-defined]
+
+
+def allow_copies(cache: Cache) -> None:
+    vars(cache).pop("__deepcopy__", None)
 
 
 def close(cache: Cache) -> None:

@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from dycoke_lab.attention import Call
-from dycoke_lab.cache import WaitingLayer, close, report_whole_length
+from dycoke_lab.cache import WaitingLayer, allow_copies, close, refuse_copies, report_whole_length
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.layout import VisualLayout, left_packed, take
-from dycoke_lab.merge import average_into, keep_mask, merged_into
 from dycoke_lab.methods import METHODS, Method, Step
+from dycoke_lab.prompt import columns_of, without_merged
 from dycoke_lab.prune import keep_counts, last_query_attention
 
 
@@ -59,72 +59,12 @@ class Generation:
         self.real = None if padding is None or bool(padding.all()) else padding.bool()
         self.cache = None if inputs.get("past_key_values") is None else ref(inputs["past_key_values"])
         if self.merged:
-            inputs = self._without_merged(inputs)
+            short = without_merged(self.config, self.layout, inputs, self.real, self.window, self.extras)
+            self.available, self.columns, self.real, self.length = short.available, short.columns, short.real, short.length
+            inputs, self.last = short.inputs, short.inputs["position_ids"][..., -1:]
         if self.config.prune_ratio:
             self._prepare_to_prune()
         return inputs
-
-    def _without_merged(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        embeds, layout = inputs["inputs_embeds"], self.layout
-        batch, length, _ = embeds.shape
-        folds = self._merge(embeds)
-        columns = torch.ones(batch, length, dtype=torch.bool, device=embeds.device) if self.real is None else self.real.clone()
-        rows, gone = (layout.real & ~self.available).nonzero(as_tuple=True)
-        columns[rows, layout.columns[rows, gone]] = False  # padding goes too; left_packed adds what it needs
-        index, self.real = left_packed(columns)
-        self.length = index.shape[1]
-        place = columns.cumsum(1) - 1 + self.length - columns.sum(1, keepdim=True)
-        self.columns = place.gather(1, layout.columns).clamp(min=0)
-
-        def without_merged(states: Tensor) -> Tensor:
-            if self.config.merge == "average" and states.is_floating_point():
-                states = states.clone()
-                for where, into in folds:
-                    states[where] = average_into(states[where], into)
-            return take(states, index)
-
-        return {
-            **inputs,
-            "inputs_embeds": without_merged(embeds),
-            "position_ids": self._positions(inputs.get("position_ids"), index, length),
-            "attention_mask": self._mask_of_the_rest(inputs.get("attention_mask"), index),
-            **(self.extras(inputs, without_merged, self.real) if self.extras else {}),
-        }
-
-    def _merge(self, embeds: Tensor) -> list[tuple[tuple[Tensor, Tensor], Tensor]]:
-        """Choose what remains of each video; for each group of videos where their tokens are, and what they merge into."""
-        self.available = self.layout.real.clone()
-        folds = []
-        for grid, samples, numbers in self.layout.alike():
-            rows = samples[:, None]
-            where = rows, self.layout.columns[rows, numbers]
-            features = embeds[where].unflatten(1, (grid.frames, grid.per_frame))
-            keep, _ = keep_mask(features, self.config.merge_ratio, self.config.window, self.config.merge_threshold)
-            self.available[rows, numbers] = keep.flatten(1)
-            folds.append((where, merged_into(keep, self.config.window)))
-        return folds
-
-    def _positions(self, positions: Tensor | None, index: Tensor, length: int) -> Tensor:
-        """(..., batch, kept), the position of each column that remains; (..., batch, length) or none given for the prompt."""
-        if positions is None:
-            positions = torch.arange(length, device=index.device)[None]
-        kept = take(positions[..., None], index)[..., 0]
-        if self.config.positions == "repacked":
-            rank = torch.arange(self.length, device=index.device)[None] if self.real is None else self.real.cumsum(1) - 1
-            kept = rank.clamp(min=0).expand_as(kept)
-        self.last = kept[..., -1:]
-        return kept
-
-    def _mask_of_the_rest(self, mask: Any, index: Tensor) -> Any:
-        ones = torch.ones_like(index) if self.real is None else self.real.long()
-        whole = mask.get("full_attention") if isinstance(mask, dict) else None
-        if whole is None or whole.ndim != 4:
-            return ones  # even if all ones: without a mask, gaps in positions read as packed sequences
-        # masks made beforehand, where the tokens of an image see each other: those columns; a window counts what remains
-        full = _columns_of(whole, index, self.real, index)
-        steps = torch.arange(self.length, device=index.device)
-        outside = steps[:, None] - steps >= self.window
-        return {"full_attention": full, "sliding_attention": full.masked_fill(outside, _hidden(full))}
 
     def decode(self, inputs: dict[str, Any], padding: Tensor | None) -> dict[str, Any]:
         """The language model's inputs at a later step, on the cache that the prefill left."""
@@ -152,6 +92,8 @@ class Generation:
         changes: dict[str, Any] = {"attention_mask": mask}
         if self.merged:
             after = torch.arange(1 + start - self.layout.length, 1 + self.seen - self.layout.length, device=embeds.device)
+            if self.gaps:  # padding takes no position
+                after = padding[:, new].cumsum(1)[:, -count:].clamp(min=1)  # type: ignore[index]
             changes["position_ids"] = self.last + after  # type: ignore[operator]
         return {**inputs, **changes}
 
@@ -222,8 +164,18 @@ class Generation:
         return self.evicts and self.selected is not None
 
     def _select(self, changed: Tensor | None = None) -> None:
+        if not self.layers:
+            return
+        heads, visual = self.layers[0].buffer.shape[1], self.visual.shape[1]
+        rows = self.place.gather(1, self.slots)[:, None]  # type: ignore[arg-type]
+        starts = torch.arange(len(rows) * heads, device=rows.device).view(len(rows), heads, 1) * visual
+        rows = (rows + starts).flatten()
+        if self.config.waiting == "host":
+            rows = rows.cpu()
+            if changed is not None:
+                changed = changed[:, None].expand(-1, heads, -1).flatten().nonzero()[:, 0]
         for layer in self.layers:
-            layer.select(self.place.gather(1, self.slots), self.evicts, changed)  # type: ignore[arg-type]
+            layer.select(rows, self.evicts, changed)
 
     def _hold(self, cache: Cache) -> None:
         """Give pruned layers the power to hold tokens back."""
@@ -235,8 +187,9 @@ class Generation:
 
     def finish_step(self, cache: Cache) -> None:
         """After the prefill: have the cache tell the whole prompt's length, and pruned layers hold tokens back."""
-        if self.decoding or self.layers:
+        if self.decoding or self.layers or not (self.merged or self.config.prune_ratio):
             return
+        refuse_copies(cache)
         if self.length != self.layout.length:
             report_whole_length(cache, self.layout.length - self.length)
         if self.active and not self.method.in_prefill:
@@ -264,6 +217,8 @@ class Generation:
         evicted = self.config.prune_ratio and self.active and self.evicts
         if evicted or self.length != self.layout.length:
             close(cache)
+        else:
+            allow_copies(cache)
 
     def shorten(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         """A decoder layer's inputs in the prefill, without the tokens a method drops there already (FastV)."""
@@ -275,8 +230,10 @@ class Generation:
             hidden = take(hidden, index)
         changes: dict[str, Any] = {}
         changes["position_embeddings"] = tuple(take(part, index) for part in inputs["position_embeddings"])
+        if inputs.get("position_ids") is not None:
+            changes["position_ids"] = take(inputs["position_ids"][..., None], index)[..., 0]
         if inputs.get("attention_mask") is not None:
-            changes["attention_mask"] = _columns_of(inputs["attention_mask"], index, real, index)
+            changes["attention_mask"] = columns_of(inputs["attention_mask"], index, real, index)
         return (hidden, *args[1:]), {**inputs, **changes}
 
     def mask(self, call: Call) -> Tensor | None:
@@ -289,7 +246,7 @@ class Generation:
             if real is None:
                 return None  # samples differ in what they keep, where so far none needed a mask
             return torch.nn.functional.pad(real, (0, later), value=True)[:, None, None]
-        prompt = _columns_of(call.mask[..., : self.length], index, real)
+        prompt = columns_of(call.mask[..., : self.length], index, real)
         rest = call.mask[..., self.length : self.length + later].expand(*prompt.shape[:-1], -1)
         return torch.cat([prompt, rest], -1)
 
@@ -321,19 +278,3 @@ def in_slots(before: Tensor | None, numbers: Tensor) -> tuple[Tensor, Tensor | N
         changed[sample] = ~torch.isin(old[sample], new[sample])
         placed[sample, changed[sample]] = new[sample][~torch.isin(new[sample], old[sample])]
     return placed.to(numbers.device), changed
-
-
-def _columns_of(mask: Tensor, index: Tensor, real: Tensor | None, rows: Tensor | None = None) -> Tensor:
-    """These columns of an attention mask, (batch, columns) or (batch, 1, rows, columns), and these of its rows."""
-    if mask.ndim == 2:
-        kept = mask.expand(len(index), -1).gather(1, index)
-        return kept if real is None else kept * real
-    mask = mask.expand(len(index), -1, -1, -1)
-    if rows is not None:
-        mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
-    mask = mask.gather(3, index[:, None, None].expand(-1, mask.shape[1], mask.shape[2], -1))
-    return mask if real is None else mask.masked_fill(~real[:, None, None], _hidden(mask))
-
-
-def _hidden(mask: Tensor) -> float:
-    return False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min

@@ -55,11 +55,10 @@ class VisualLayout:
             yield grid, samples, starts[:, None] + torch.arange(grid.tokens, device=device)
 
 
-def lay_out(videos: Sequence[Sequence[tuple[Grid, Int[Tensor, " tokens"]]]], length: int) -> VisualLayout:
+def lay_out(videos: Sequence[Sequence[tuple[Grid, Int[Tensor, " tokens"]]]], length: int, device: torch.device) -> VisualLayout:
     """A layout from each sample's videos: their grids and the columns of their tokens."""
     rows = [torch.cat([columns for _, columns in sample]) if sample else torch.empty(0, dtype=torch.long) for sample in videos]
     most = max(len(row) for row in rows)
-    device = next(columns.device for sample in videos for _, columns in sample)
     columns = torch.stack([torch.nn.functional.pad(row.to(device), (0, most - len(row))) for row in rows])
     counts = torch.tensor([len(row) for row in rows], device=device)
     real = torch.arange(most, device=device) < counts[:, None]
@@ -79,8 +78,8 @@ def left_packed(keep: Bool[Tensor, "batch length"]) -> tuple[Int[Tensor, "batch 
     return index, keep.gather(1, index)
 
 
-def take(states: Tensor, index: Int[Tensor, "batch kept"]) -> Tensor:
-    """(..., batch or 1, length, dim) at the columns of `index`: (..., batch, kept, dim)."""
-    lead, dim = states.shape[:-3], states.shape[-1]
-    states = states.expand(*lead, len(index), *states.shape[-2:])
-    return states.gather(-2, index[..., None].expand(*lead, *index.shape, dim))
+def take(states: Tensor, index: Int[Tensor, "... kept"]) -> Tensor:
+    """(..., batch or 1, length, dim) at the columns of `index`, (..., batch, kept): (..., batch, kept, dim)."""
+    lead = torch.broadcast_shapes(states.shape[:-2], index.shape[:-1])
+    states, index = states.expand(*lead, *states.shape[-2:]), index.expand(*lead, index.shape[-1])
+    return states.gather(-2, index[..., None].expand(*index.shape, states.shape[-1]))

@@ -6,6 +6,7 @@ notebook 07 has the commands, and what was tested. Its published interface is th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from dycoke_lab.apply import DyCoke
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.loading import load_model
-from dycoke_lab.video import chat, read_video
+from dycoke_lab.video import chat, on_model, read_video
 
 GREEDY: dict[str, Any] = {"max_new_tokens": 1024, "temperature": 0, "top_p": None, "num_beams": 1}
 
@@ -40,6 +41,10 @@ class DyCokeModel(lmms):  # type: ignore[misc]
     ) -> None:  # fmt: skip
         super().__init__()
         settings.pop("max_batch_size", None)  # lmms-eval gives it to every model
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise ValueError(
+                "WORLD_SIZE > 1: several processes would each do all of it. Run one, with --limit and --offset for parts"
+            )
         if int(batch_size) != 1:
             raise ValueError(f"batch_size={batch_size} must be 1: prompts are run one by one")
         if method == "full":
@@ -78,7 +83,7 @@ class DyCokeModel(lmms):  # type: ignore[misc]
         sampled = bool(settings.get("do_sample", False)) or wanted["temperature"] > 0
         if not sampled:
             wanted["temperature"] = wanted["top_p"] = None
-        inputs = chat(self.processor, messages).to(self._model.device, self._model.dtype)
+        inputs = on_model(chat(self.processor, messages), self._model)
         with DyCoke(self.config)(self._model), torch.inference_mode():
             ids = self._model.generate(**inputs, **wanted, do_sample=sampled)[0, inputs["input_ids"].shape[1] :]
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)

@@ -14,6 +14,7 @@ from dycoke_lab.apply import DyCoke, generation_of
 from dycoke_lab.cache import WaitingLayer
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.explore import wrong_words
+from dycoke_lab.video import on_model
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def answer(model: Any, processor: Any, inputs: Any, config: DyCokeConfig, max_ne
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    inputs = inputs.to(model.device, model.dtype)
+    inputs = on_model(inputs, model)
     settings: dict[str, Any] = {"do_sample": False, "return_dict_in_generate": True}
     with DyCoke(config)(model):
         model.generate(**inputs, **settings, max_new_tokens=1)  # the first call pays for what is set up once

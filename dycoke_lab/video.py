@@ -166,6 +166,15 @@ def prompt(processor: Any, video: Video, question: str) -> Any:
     return chat(processor, [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": question}]}])
 
 
+def on_model(inputs: Any, model: Any) -> Any:
+    """The inputs where the model is, pixels in its precision. (Casting all of them would round times, too.)"""
+    inputs = inputs.to(model.device)
+    for name in inputs:
+        if name.startswith("pixel_values"):
+            inputs[name] = inputs[name].to(model.dtype)
+    return inputs
+
+
 def chat(processor: Any, messages: Sequence[dict[str, Any]]) -> Any:
     """The model's inputs for a conversation with any number of videos and images.
 

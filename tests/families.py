@@ -86,10 +86,13 @@ class Family:
                     text += self.image
                     images.append([part[1]])
             texts.append(text)
-        nested = images if self.name in ("smolvlm", "gemma3") else [picture for group in images for picture in group]
-        if self.name == "gemma3":  # one list for each sample
-            nested = [[p for part in parts if not isinstance(part, str) for p in (part[1] if part[0] == "video" else [part[1]])]
-                      for parts in samples]  # fmt: skip
+        nested = [picture for group in images for picture in group]
+        if self.name in ("smolvlm", "gemma3"):  # one list for each sample
+            nested = [
+                [p for part in parts if not isinstance(part, str) and not (part[0] == "video" and self.name == "smolvlm")
+                 for p in (part[1] if part[0] == "video" else [part[1]])] for parts in samples
+            ]  # fmt: skip
+            nested = nested if any(nested) else []
         inputs = self.processor()(
             text=texts, videos=videos or None, images=nested or None, return_tensors="pt", padding=True, padding_side="left"
         )

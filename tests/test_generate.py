@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 
 import pytest
 import torch
 from families import FAMILIES, ID, decoder_of, frames
-from test_methods import STEPS, WORDS, compare_with_the_oracle, generate
+from test_methods import STEPS, WORDS, compare_with_the_oracle, generate, longer
 from transformers import AttentionInterface, AttentionMaskInterface, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 from transformers.cache_utils import DynamicCache, StaticCache
 from transformers.masking_utils import flash_attention_mask
 
 from dycoke_lab import DyCoke, capture_attention
+from dycoke_lab.models import ADAPTERS
 
 SETTINGS = [
     dict(merge_ratio=0.5, prune_ratio=0.6, gate=0.97),
@@ -185,6 +187,27 @@ def test_a_second_turn_goes_on_with_the_same_cache(family, model, prompts, setti
     compare_with_the_oracle(family, model, prompts, more=more, **settings)
 
 
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_later_turn_may_bring_padding(family, model, prompts, settings):
+    """Answers of other lengths, then questions of other lengths: the second turn of a batch equals the single runs."""
+    if family.name == "gemma3":
+        pytest.skip("a window counts padding too, in stock transformers as here")
+    inputs = family.inputs(*prompts)
+    more = torch.randint(20, 60, (2, 5), generator=torch.Generator().manual_seed(0))
+    with config_for(family, settings)(model):
+        sequences, _, cache = generate(model, inputs, 3)
+        whole = longer(inputs, torch.cat([sequences, more], 1))
+        start = sequences.shape[1]
+        whole["attention_mask"][0, start : start + 2] = 0
+        turn = {name: whole[name] for name in ("input_ids", "attention_mask")}
+        logits = generate(model, turn, 3, past_key_values=cache)[1]
+        for b, parts in enumerate(prompts):
+            own, _, cache = generate(model, family.inputs(parts), 3)
+            follow = torch.cat([own, more[b : b + 1, 2 if b == 0 else 0 :]], 1)
+            asked = {"input_ids": follow, "attention_mask": torch.ones_like(follow)}
+            torch.testing.assert_close(generate(model, asked, 3, past_key_values=cache)[1][0], logits[b], atol=1e-6, rtol=0)
+
+
 def test_merged_tokens_count_in_a_cache_and_it_is_closed_when_the_context_ends(family, model, prompts):
     inputs = family.inputs(prompts[0])
     for settings, closed in ((SETTINGS[0], True), (dict(merge_ratio=0, prune_ratio=0.5), False)):
@@ -197,6 +220,60 @@ def test_merged_tokens_count_in_a_cache_and_it_is_closed_when_the_context_ends(f
                 generate(model, follow, 2, past_key_values=cache)
         else:
             assert torch.isfinite(generate(model, follow, 2, past_key_values=cache)[1]).all()
+
+
+def test_a_cache_cannot_be_copied_inside_and_can_be_written_outside_inference_mode(family, model, prompts):
+    inputs = family.inputs(prompts[0])
+    with config_for(family, SETTINGS[0])(model):
+        with torch.inference_mode():
+            sequences, _, cache = generate(model, inputs, 3)
+        with pytest.raises(RuntimeError, match="cannot be copied"):
+            copy.deepcopy(cache)
+        follow = {"input_ids": sequences, "attention_mask": torch.ones_like(sequences)}
+        generate(model, follow, 70, past_key_values=cache)  # longer than the room the buffer began with
+    with config_for(family, dict(merge_ratio=0, prune_ratio=0.5))(model):
+        cache = generate(model, inputs, 3)[2]
+    assert copy.deepcopy(cache).get_seq_length() == cache.get_seq_length()
+
+
+@pytest.mark.parametrize("family", ["gemma3"], indirect=True)
+def test_a_picture_in_a_later_turn_is_refused_where_images_see_themselves(family, model, prompts):
+    inputs = family.inputs(prompts[0])
+    with DyCoke(merge_ratio=0, score_layer=2, prune_ratio=0.5)(model):
+        sequences, _, cache = generate(model, inputs, 3)
+        picture = family.inputs([("image", frames(1)[0]), "then?"])
+        ids = torch.cat([sequences, picture["input_ids"]], 1)
+        types = torch.nn.functional.pad(picture["token_type_ids"], (sequences.shape[1], 0))
+        turn = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": types}
+        with pytest.raises(ValueError, match="a picture in a later turn"):
+            generate(model, {**turn, "pixel_values": picture["pixel_values"]}, 2, past_key_values=cache)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"], indirect=True)
+def test_videos_given_again_or_of_unknown_size_are_named(family, model, prompts):
+    inputs = family.inputs(prompts[0])
+    with config_for(family, SETTINGS[0])(model):
+        sequences, _, cache = generate(model, inputs, 3)
+        with pytest.raises(ValueError, match="not again in a later turn"):
+            generate(model, longer(inputs, sequences), 2, past_key_values=cache)
+        with pytest.raises(ValueError, match="no prefill_chunk_size"):
+            generate(model, inputs, 2, prefill_chunk_size=32)
+    if family.name == "qwen2_5_vl":
+        with torch.no_grad():
+            video = model.model.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
+        text = {name: inputs[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids")}
+        with pytest.raises(ValueError, match="sizes are not known"), config_for(family, SETTINGS[0])(model):
+            generate(model, {**text, "mm_encoder_outputs": {"video": video}}, 2)
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "internvl"], indirect=True)
+def test_pictures_with_words_between_are_no_video(family, model):
+    one, two = frames(2, 3)
+    for parts in (
+        ["question ", ("image", one), "question what is ", ("image", two), "compare"],
+        ["question: ", ("image", one), "then: ", ("image", two), "compare"],
+    ):
+        assert ADAPTERS[family.name].find_videos(model.config, family.inputs(parts)) is None
 
 
 def test_what_generate_cannot_do_is_refused(family, model, prompts):
@@ -243,7 +320,9 @@ def test_flash_attention_gets_its_masks(family, model):
     if family.name == "gemma3":
         pytest.skip("images that see each other are no mask that FlashAttention can have")
 
-    def flash(module, query, key, value, mask, scaling, **_):
+    def flash(module, query, key, value, mask, scaling, position_ids=None, **_):
+        assert module.config._attn_implementation == "tests_flash"  # by it the real one loads its kernel
+        assert position_ids is None or position_ids.shape[-1] == query.shape[2]
         groups = query.shape[1] // key.shape[1]
         scores = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) * scaling
         rows, columns = scores.shape[-2:]
@@ -304,3 +383,17 @@ def test_two_threads_with_two_models(family, prompts):
         thread.join()
     for number, job in enumerate(jobs):
         assert all(torch.equal(logits, job[3]) for logits in results[number])
+
+
+@pytest.mark.parametrize("merge", [dict(merge_ratio=0.5), dict(merge_threshold=0.9)], ids=str)
+def test_where_tokens_wait_changes_nothing_but_their_return(family, model, merge):
+    inputs = together(family, [family.inputs(parts) for parts in mixed_prompts(family)])
+    logits = {}
+    for waiting in ("device", "host", "nowhere"):
+        with config_for(family, dict(prune_ratio=0.6, gate=0.99, waiting=waiting, **merge))(model):
+            logits[waiting] = generate(model, inputs, 10)[1]
+    with config_for(family, dict(prune_ratio=0.6, method="first_step", **merge))(model):
+        logits["first step"] = generate(model, inputs, 10)[1]
+    torch.testing.assert_close(logits["host"], logits["device"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(logits["nowhere"], logits["first step"], atol=1e-6, rtol=0)
+    assert not torch.allclose(logits["nowhere"], logits["device"], atol=1e-3)  # else nothing came back in this test

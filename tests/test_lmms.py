@@ -93,11 +93,15 @@ def test_answers_are_those_of_run(plugin, method):
     assert stopped == [" ".join(expected.split()[:2])]
 
 
-def test_what_cannot_be_run_is_said_at_the_start(plugin):
+def test_what_cannot_be_run_is_said_at_the_start(plugin, monkeypatch):
     with pytest.raises(ValueError, match="batch_size=4 must be 1"):
         plugin.DyCokeModel(pretrained="specimen", batch_size=4)
     with pytest.raises(ValueError, match="score_layer=40 must be below"):
         plugin.DyCokeModel(pretrained="specimen", score_layer=40)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="WORLD_SIZE > 1"):
+        plugin.DyCokeModel(pretrained="specimen")
+    monkeypatch.delenv("WORLD_SIZE")
     model = plugin.DyCokeModel(pretrained="specimen")
     for method in (model.loglikelihood, model.generate_until_multi_round):
         with pytest.raises(NotImplementedError, match="not supported"):

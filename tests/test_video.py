@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 import tracemalloc
@@ -21,7 +22,7 @@ from dycoke_lab.specimen.clips import CLIPS, truth, write_mp4
 from dycoke_lab.specimen.export import build_processor
 from dycoke_lab.specimen.language import ID
 from dycoke_lab.specimen.tasks import make_task
-from dycoke_lab.video import prompt, read_video
+from dycoke_lab.video import on_model, prompt, read_video
 
 
 def test_a_written_video_reads_back(tmp_path):
@@ -177,3 +178,15 @@ def test_the_times_in_a_prompt_are_those_of_the_file(family, tmp_path):
     wanted = {"qwen3_vl": ["<1.2seconds>", "<6.2seconds>"], "video_llama_3": ["Time0.0s:", "Time2.5s:", "Time7.5s:"],
               "smolvlm": ["from00:00:", "from00:02:", "from00:07:"]}[family.name]  # fmt: skip
     assert all(time in text.replace(" ", "") for time in wanted), text
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
+def test_times_are_not_rounded_to_the_precision_of_a_model(family, tmp_path):
+    video = read_video(np.zeros((9000 // 100, 32, 32, 3), np.uint8))
+    video = dataclasses.replace(video, numbers=tuple(range(0, 9000, 100)), total=9000, fps=30.0)
+    model = family.model().bfloat16()
+    exact = prompt(family.processor(), video, "?")
+    seconds = exact["second_per_grid_ts"].clone()
+    moved = on_model(exact, model)
+    assert moved["pixel_values_videos"].dtype == torch.bfloat16
+    assert torch.equal(moved["second_per_grid_ts"], seconds) and seconds.bfloat16().float() != seconds

@@ -45,10 +45,16 @@ def in_order(at: Tensor, grids: Sequence[Grid], ending: int = 0) -> VisualLayout
         if len(columns):
             raise ValueError(
                 f"input_ids holds {at.sum(1).tolist()} video tokens in its samples, which the videos of this call, frames x rows x "
-                f"cols {[tuple(grid) for grid in grids]}, do not fill: make text and videos in one call of the processor"
+                f"cols {[tuple(grid) for grid in grids]}, do not fill: make text and videos in one call of the processor, and "
+                "read the prompt at once (no prefill_chunk_size)"
             )
         samples.append(sample)
-    return lay_out(samples, at.shape[1])
+    if rest:
+        raise ValueError(
+            f"the call brings {len(grids)} videos, but input_ids holds the tokens of {len(grids) - len(rest)}: give videos only "
+            "with the prompt they stand in, not again in a later turn"
+        )
+    return lay_out(samples, at.shape[1], at.device)
 
 
 def grids_of(inputs: dict[str, Any], merge: int | Tensor) -> list[Grid]:
@@ -56,6 +62,11 @@ def grids_of(inputs: dict[str, Any], merge: int | Tensor) -> list[Grid]:
 
     `generate` repeats each sample's videos for beams and for several answers: the sizes are repeated with them.
     """
+    if "video_grid_thw" not in inputs:
+        raise ValueError(
+            "mm_encoder_outputs holds videos whose sizes are not known: they are noted when videos are encoded, so give "
+            "pixel_values_videos and video_grid_thw inside the context"
+        )
     thw = inputs["video_grid_thw"]
     merges = merge.tolist() if isinstance(merge, Tensor) else [merge] * len(thw)
     grids = [Grid(t, h // m, w // m) for (t, h, w), m in zip(thw.tolist(), merges, strict=True)]
@@ -79,10 +90,13 @@ def grids_of(inputs: dict[str, Any], merge: int | Tensor) -> list[Grid]:
     return repeated
 
 
-def images_in_a_row(ids: Tensor, token: int, side: int, apart: int = 1, labelled: bool = False) -> VisualLayout | None:
+def images_in_a_row(
+    ids: Tensor, token: int, side: int, apart: int = 1, label: int = 0, numbered: bool = False
+) -> VisualLayout | None:
     """Videos given as images: at least two images of side x side tokens each, with `apart` to 16 tokens of text between them.
 
-    labelled: a frame is one only with its number before it ("Frame1: "), and a number met again begins another video.
+    label: if a frame is one only with a label before it ("Frame1: ", "Frame from 00:01: "), how many tokens after the label's
+    number are the same in all. numbered: a label that is met again begins another video.
     Images on their own, and cut into tiles, are no frames. None if there are no videos.
     """
     samples = []
@@ -99,17 +113,17 @@ def images_in_a_row(ids: Tensor, token: int, side: int, apart: int = 1, labelled
                 chains[-1].append(run)
             else:
                 chains.append([run])
-        if labelled:
-            chains = [part for chain in chains for part in _numbered(row.tolist(), chain)]
+        if label:
+            chains = [part for chain in chains for part in _labelled(row.tolist(), chain, label, numbered)]
         samples.append([
             (Grid(len(chain), side, side), torch.cat([torch.arange(*run, device=ids.device) for run in chain]))
             for chain in chains if len(chain) > 1
         ])  # fmt: skip
-    return lay_out(samples, ids.shape[1]) if any(samples) else None
+    return lay_out(samples, ids.shape[1], ids.device) if any(samples) else None
 
 
-def _numbered(tokens: list[int], chain: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """The videos in a row of images: frames have a label ("Frame3: "), and a number that is met again begins another video."""
+def _labelled(tokens: list[int], chain: list[tuple[int, int]], same: int, numbered: bool) -> list[list[tuple[int, int]]]:
+    """The videos in a row of images: their frames have labels that are alike."""
     # after the end of the image before and a line break; before the first image, as much as before the second
     labels = [tokens[before[1] + 2 : image[0]] for before, image in pairwise(chain)]
     labels = [tokens[max(chain[0][0] - len(label), 0) : chain[0][0]] for label in labels[:1]] + labels
@@ -117,17 +131,19 @@ def _numbered(tokens: list[int], chain: list[tuple[int, int]]) -> list[list[tupl
     first: list[int] = []
     for number, label in enumerate(labels):
         near = labels[max(number - 1, 0) : number] + labels[number + 1 : number + 2]
-        if not any(_alike(label, other, whole=number > 0) for other in near):
+        if not any(_alike(label, other, same, whole=number > 0) for other in near):
             videos.append([])
             continue
         if not videos[-1]:
             first = label
-        elif label[1:] == first[1:]:
+        elif numbered and label[1:] == first[1:]:
             videos.append([])
         videos[-1].append(chain[number])
     return videos
 
 
-def _alike(label: list[int], other: list[int], whole: bool) -> bool:
+def _alike(label: list[int], other: list[int], same: int, whole: bool) -> bool:
     """Equal but for a number; not whole: what stands before may have become part of the label's first word."""
-    return min(len(label), len(other)) > 2 and label[-2:] == other[-2:] and (not whole or label[0] == other[0])
+    if abs(len(label) - len(other)) > 2:  # tokens that a number may be longer
+        return False
+    return min(len(label), len(other)) > same and label[-same:] == other[-same:] and (not whole or label[0] == other[0])

@@ -18,6 +18,7 @@ class VideoFinder:
     def __init__(self, model: Any) -> None:
         self._config, self._find = model.config, adapter_for(model).find_videos
         self._sizes: dict[str, Any] = {}
+        self.brings = False  # whether this call has pixels or encoded features
         self.layout: VisualLayout | None = None
         self.padding: Tensor | None = None
 
@@ -27,11 +28,17 @@ class VideoFinder:
 
     def find(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         given = {name: value for name, value in inputs.items() if value is not None}
-        brings = any(name in given for name in ("pixel_values", "pixel_values_videos")) or given.get("mm_encoder_outputs")
+        sizes, self._sizes = self._sizes, {}
+        self.brings = brings = bool(
+            any(name in given for name in ("pixel_values", "pixel_values_videos")) or given.get("mm_encoder_outputs")
+        )
         if brings and "input_ids" not in given:
             raise ValueError("a video without input_ids: its tokens cannot be found among inputs_embeds. Call with input_ids")
-        self.layout = self._find(self._config, {**self._sizes, **given}) if brings else None
+        self.layout = self._find(self._config, {**sizes, **given}) if brings else None
         self.padding = given.get("attention_mask")
+
+    def forget_sizes(self, *_: Any) -> None:
+        self._sizes = {}
 
     @contextmanager
     def looking(self, model: Any) -> Iterator[None]:
@@ -39,6 +46,7 @@ class VideoFinder:
         hooks = [
             vision_of(model).register_forward_pre_hook(self.remember_sizes, with_kwargs=True),
             model.model.register_forward_pre_hook(self.find, with_kwargs=True),
+            model.model.register_forward_hook(self.forget_sizes),
         ]
         try:
             yield

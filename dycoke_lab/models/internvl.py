@@ -16,4 +16,4 @@ def find_videos(config: Any, inputs: dict[str, Any]) -> VisualLayout | None:
         return None
     vision = config.vision_config
     side = int(vision.image_size[0] // vision.patch_size[0] * config.downsample_ratio)
-    return images_in_a_row(inputs["input_ids"], config.image_token_id, side, labelled=True)
+    return images_in_a_row(inputs["input_ids"], config.image_token_id, side, label=2, numbered=True)

@@ -15,4 +15,4 @@ def find_videos(config: Any, inputs: dict[str, Any]) -> VisualLayout | None:
     if encoded(inputs, "image", "pixel_values") is None:
         return None
     side = config.vision_config.image_size // config.vision_config.patch_size // config.scale_factor
-    return images_in_a_row(inputs["input_ids"], config.image_token_id, side, apart=6)
+    return images_in_a_row(inputs["input_ids"], config.image_token_id, side, apart=9, label=3)

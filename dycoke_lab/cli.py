@@ -19,6 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m dycoke_lab", description="Token compression for video LLMs, to study")
     commands = parser.add_subparsers(required=True)
     _add_run(commands)
+    _add_bench(commands)
     specimen = commands.add_parser("specimen", help="the tiny trained video LLM").add_subparsers(required=True)
 
     train = specimen.add_parser("train", help="train one from nothing; goes on after an interruption")
@@ -92,6 +93,59 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--max-new-tokens", type=int, default=128, help="end of the answer at the latest (default 128)")
     run.add_argument("--compare", action="store_true", help="answer with the full cache, too: words, tokens, memory, time")
     run.set_defaults(do=_run)
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser("bench", help="time and memory at a published shape, with random weights")
+    bench.add_argument(
+        "--shape", default="tiny", help="tiny, llava-ov-0.5b, llava-ov-7b, qwen2.5-vl-3b, qwen2.5-vl-7b (default tiny)"
+    )
+    bench.add_argument("--frames", type=int, default=32, help="of each video (default 32)")
+    bench.add_argument("--batch", type=int, default=1, help="prompts at once (default 1)")
+    bench.add_argument("--new-tokens", type=int, default=64, help="measured decoding steps (default 64)")
+    bench.add_argument(
+        "--methods",
+        default="full,dycoke,fastv,one-shot",
+        help="full, dycoke, cut (caches cut by hand: the floor), or methods of `run` (default %(default)s)",
+    )
+    bench.add_argument("--merge-ratio", default=".3,.5,.7", help="K, for dycoke, with commas (default %(default)s)")
+    bench.add_argument("--prune-ratio", type=float, default=0.7, help="P (default 0.7)")
+    bench.add_argument("--gate", type=float, default=DyCokeConfig.gate, help="2 selects at each step (default %(default)s)")
+    bench.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    bench.add_argument("--dtype", help="float32, bfloat16 (default: float32 on a CPU, bfloat16 on a GPU)")
+    bench.add_argument("--repeats", type=int, default=3, help="rounds; in each, the cases run one after the other (default 3)")
+    bench.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    bench.add_argument("--out", type=Path, help="default data/results/bench/SHAPE-DEVICE")
+    bench.set_defaults(do=_bench)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    import torch
+
+    from dycoke_lab import bench
+    from dycoke_lab.results import RESULTS
+    from dycoke_lab.shapes import SHAPES
+
+    names = [name.strip() for name in options.methods.split(",")]
+    allowed = ["full", "cut", *bench.NAMES, *METHODS]
+    if options.shape not in SHAPES or not set(names) <= set(allowed):
+        raise SystemExit(f"error: --shape must be one of {', '.join(SHAPES)}; --methods of {', '.join(dict.fromkeys(allowed))}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        merge = [float(ratio) for ratio in options.merge_ratio.split(",")]
+        for ratio in merge:
+            DyCokeConfig(merge_ratio=ratio, prune_ratio=options.prune_ratio, gate=options.gate)
+        found = bench.cases(
+            options.shape, options.frames, options.batch, options.new_tokens, names, merge, options.prune_ratio, options.gate
+        )
+        dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
+        out = options.out or RESULTS / "bench" / f"{options.shape}-{options.device}"
+        rows = bench.run(found, options.repeats, out, options.device, dtype)
+    except (RuntimeError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    print(bench.summary(rows))
+    print(f"\nRows and provenance: {out}")
 
 
 def _run(options: argparse.Namespace) -> None:

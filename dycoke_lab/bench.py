@@ -21,11 +21,11 @@ from transformers.cache_utils import DynamicCache
 
 from dycoke_lab.apply import DyCoke, generation_of, score_layer_for
 from dycoke_lab.config import DyCokeConfig
-from dycoke_lab.merge import retained_count
 from dycoke_lab.models import decoder_of
 from dycoke_lab.provenance import provenance
+from dycoke_lab.prune import keep_counts
 from dycoke_lab.run import cache_bytes
-from dycoke_lab.shapes import SHAPES, TEXT, build, prompt
+from dycoke_lab.shapes import TEXT, build, prompt
 
 ROWS = "rows.jsonl"
 NAMES = {"dycoke": "dynamic", "one-shot": "last_query"}  # as papers say it
@@ -149,16 +149,13 @@ def measure(model: Any, case: Case) -> dict[str, Any]:
 def _cut(model: Any, cache: Any, case: Case) -> DynamicCache:
     """A stock cache with the last columns of another's, as many as DyCoke's layers would attend to."""
     short = DynamicCache(config=model.config.get_text_config())
-    grid = SHAPES[case.shape].grid
-    window, per_frame = DyCokeConfig.window, grid[0] * grid[1]
-    left = sum(per_frame if f % window == 0 else retained_count(per_frame, case.merge_ratio) for f in range(case.frames))
-    kept = int((1 - case.prune_ratio) * left + 0.5 + 1e-9)
+    available = generation_of(model, cache).available  # type: ignore[union-attr]
+    gone = int((available.sum(1) - keep_counts(available, case.prune_ratio))[0])
     first = score_layer_for(model)
     layers: list[Any] = short.layers  # type: ignore[assignment]
     for number, (whole, layer) in enumerate(zip(cache.layers, layers, strict=True)):
         keys, values = whole.keys, whole.values
         if number >= first:
-            gone = left - kept
             keys, values = keys[:, :, gone:].clone(), values[:, :, gone:].clone()
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values

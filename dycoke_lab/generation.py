@@ -85,8 +85,8 @@ class Generation:
             self.gaps = not bool(padding[:, new].all())
         mask = None  # as long as nothing is padding; stock would look for padding at each step, and have a GPU wait for it
         if self.real is not None or self.gaps:
-            later = torch.ones(len(embeds), self.seen - self.layout.length, device=embeds.device, dtype=torch.long)
-            later = later if padding is None else padding[:, new].long()
+            shape = len(embeds), self.seen - self.layout.length
+            later = torch.ones(shape, device=embeds.device, dtype=torch.long) if padding is None else padding[:, new].long()
             prompt = later.new_ones(len(later), self.length) if self.real is None else self.real.long()
             mask = torch.cat([prompt, later], 1)
         changes: dict[str, Any] = {"attention_mask": mask}
@@ -125,11 +125,8 @@ class Generation:
             return
         self.selected = chosen
         if self.method.in_prefill:
-            keep = (
-                torch.ones_like(self.columns[:, :1]).bool().expand(-1, self.length).clone()
-                if self.real is None
-                else self.real.clone()
-            )
+            whole = chosen.new_ones(len(chosen), self.length)
+            keep = whole if self.real is None else self.real.clone()
             rows, gone = (self.available & ~chosen).nonzero(as_tuple=True)
             keep[rows, self.columns[rows, gone]] = False
             self.active = left_packed(keep)  # in the prompt's order, since it is yet to be read

@@ -23,7 +23,7 @@ from dycoke_lab.layout import Grid
 @dataclass(frozen=True)
 class Shape:
     """A decoder: layers, hidden size, MLP width, query and key heads, vocabulary. grid: a frame's tokens, (rows, cols). source:
-    where the shape is published. build: the configuration of a whole model."""
+    where the shape is published."""
 
     layers: int
     hidden: int
@@ -66,11 +66,9 @@ SHAPES = {
 VIDEO, IMAGE, TEXT = 3, 4, 10  # token ids
 
 
-def _onevision(shape: Shape, vision: bool) -> Any:
+def _onevision(shape: Shape) -> Any:
     side = 27 if shape.hidden > 64 else 8  # patches; pooled to `grid`
-    tower: dict[str, Any] = dict(hidden_size=1152, intermediate_size=4304, num_hidden_layers=26, num_attention_heads=16)
-    if not vision or shape.hidden == 64:
-        tower = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    tower: dict[str, Any] = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
     return LlavaOnevisionForConditionalGeneration, LlavaOnevisionConfig(  # type: ignore[call-arg]
         vision_config=SiglipVisionConfig(**tower, image_size=14 * side, patch_size=14, vision_use_head=False),  # type: ignore[arg-type]
         text_config=Qwen2Config(**_text(shape)), image_token_id=IMAGE, video_token_id=VIDEO, tie_word_embeddings=shape.tied,
@@ -78,10 +76,8 @@ def _onevision(shape: Shape, vision: bool) -> Any:
     )  # fmt: skip
 
 
-def _qwen(shape: Shape, vision: bool) -> Any:
-    tower: dict[str, Any] = dict(hidden_size=1280, intermediate_size=3420, depth=32, num_heads=16)
-    if not vision:
-        tower = dict(hidden_size=32, intermediate_size=64, depth=1, num_heads=4)
+def _qwen(shape: Shape) -> Any:
+    tower: dict[str, Any] = dict(hidden_size=32, intermediate_size=64, depth=1, num_heads=4)
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
     return Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig(
         vision_config={**tower, "out_hidden_size": shape.hidden}, text_config={**_text(shape), "rope_parameters": rope},
@@ -97,13 +93,13 @@ def _text(shape: Shape) -> dict[str, Any]:
     )  # fmt: skip
 
 
-BUILD: dict[str, Callable[[Shape, bool], Any]] = {"llava_onevision": _onevision, "qwen2_5_vl": _qwen}
+BUILD: dict[str, Callable[[Shape], Any]] = {"llava_onevision": _onevision, "qwen2_5_vl": _qwen}
 
 
-def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, vision: bool = False, seed: int = 0) -> Any:
-    """A model of this shape in evaluation mode, random weights made where they are to stay. vision: with the vision tower of the
-    published size, else with a small one."""
-    kind, config = BUILD[SHAPES[name].family](SHAPES[name], vision)
+def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+    """A model of this shape in evaluation mode, random weights made where they are to stay. The vision tower is a small
+    one: encoding frames is not measured."""
+    kind, config = BUILD[SHAPES[name].family](SHAPES[name])
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     torch.manual_seed(seed)

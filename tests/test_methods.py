@@ -117,13 +117,14 @@ def compare_with_the_oracle(family, model, prompts, method, attention="sdpa", mo
     oracle = MaskedModel(model, decoder, columns, gone, inputs["attention_mask"], config, method, noise, blocks, steps)
     expected = oracle.logits(**whole, position_ids=positions)
     expected = expected[:, [end for end in oracle.ends if end < expected.shape[1]]]
-    torch.testing.assert_close(logits, expected.float(), atol=5e-5, rtol=0)
+    torch.testing.assert_close(logits, expected.float(), atol=2e-5, rtol=0)
 
     assert len(trace) == STEPS
     for layer in range(len(decoder.layers)):
         for b in range(len(ids)):
             want = oracle.attention[layer][b][:, columns[b]].float()
-            torch.testing.assert_close(trace.stack(layer, b).float(), want, atol=2e-5, rtol=0)
+            rounding = 1e-5 if attention == "sdpa" else 2e-5  # stock eager attention takes its softmax in float32, in float64 too
+            torch.testing.assert_close(trace.stack(layer, b).float(), want, atol=rounding, rtol=0)
             assert torch.equal(trace.kept(layer, b), oracle.visible[layer][b][:, columns[b]])
     return gone
 
@@ -162,7 +163,7 @@ def settings_for(family, method, case):
 def test_generation_equals_a_mask_on_the_unmodified_model(family, model, prompts, method, case, attention):
     settings = settings_for(family, method, case)
     # stock eager attention in float64 gives NaN in padded rows, ours or not: one sample, which needs no padding
-    count = 1 if attention == "eager" else 2
+    count = 1 if attention == "eager" and "merge_threshold" in settings else 2
     gone = compare_with_the_oracle(family, model, prompts[:count], method, attention, **settings)
     if ratio := settings.get("merge_ratio"):
         assert [int(sample.sum()) for sample in gone] == [6 * (16 - int((1 - ratio) * 16 + 0.5)) for _ in gone]
@@ -185,7 +186,7 @@ def test_what_is_evicted_frees_its_memory_and_what_waits_comes_back(family, mode
     left = full if returns else full - (128 if method == "keep_none" else 96)
     assert after == [full, full, left, left]
     if returns:  # what is attended to is held twice
-        assert inside[0] == inside[1] >= full + 32
+        assert inside[0] == inside[1] and (inside[0] == full + 32 if method == "dynamic" else inside[0] >= full + 32)
     elif method != "fastv":
         assert inside == [left, left]
     assert {type(layer).__name__ for layer in cache.layers} == {"DynamicLayer"}

@@ -7,11 +7,12 @@ from weakref import WeakMethod, ref
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer
 
 from dycoke_lab.attention import Call
-from dycoke_lab.cache import WaitingLayer, allow_copies, close, refuse_copies, report_whole_length
+from dycoke_lab.cache import RoomLayer, WaitingLayer, allow_copies, close, refuse_copies, report_whole_length
 from dycoke_lab.config import DyCokeConfig
+from dycoke_lab.fetch import in_slots, plan
 from dycoke_lab.layout import VisualLayout, left_packed, take
 from dycoke_lab.methods import METHODS, Method, Step
 from dycoke_lab.prompt import columns_of, without_merged
@@ -136,9 +137,7 @@ class Generation:
             sizes = chosen.sum(1).tolist()
             width, even = max(sizes), len(set(sizes)) == 1
         numbers = chosen.int().topk(width, 1).indices.sort(1).values
-        changed = None
-        if self.config.waiting == "host":
-            numbers, changed = in_slots(self.slots, numbers)
+        numbers, changed = in_slots(self.slots, numbers, chosen.shape[1])
         self.slots = numbers
         index = torch.cat([self.visual.gather(1, self.place.gather(1, numbers)), self.others], 1)
         real = None
@@ -161,21 +160,22 @@ class Generation:
         return self.evicts and self.selected is not None
 
     def _select(self, changed: Tensor | None = None) -> None:
+        """Have pruned layers attend to what lies in `slots`. changed: (batch, kept), which of it differs from before; None: all."""
         if not self.layers:
             return
-        heads, visual = self.layers[0].buffer.shape[1], self.visual.shape[1]
-        rows = self.place.gather(1, self.slots)[:, None]  # type: ignore[arg-type]
-        starts = torch.arange(len(rows) * heads, device=rows.device).view(len(rows), heads, 1) * visual
-        rows = (rows + starts).flatten()
-        if self.config.waiting == "host":
-            rows = rows.cpu()
-            if changed is not None:
-                changed = changed[:, None].expand(-1, heads, -1).flatten().nonzero()[:, 0]
+        columns = self.place.gather(1, self.slots)  # type: ignore[arg-type]
+        changed = torch.ones_like(columns, dtype=torch.bool) if changed is None else changed
+        at_hand = self.config.waiting == "host" or free_to_look(columns.device)
+        moves = plan(columns, changed, self.layers[0].buffer.shape[1], self.visual.shape[1], at_hand)
         for layer in self.layers:
-            layer.select(rows, self.evicts, changed)
+            layer.select(moves, self.evicts)
 
     def _hold(self, cache: Cache) -> None:
-        """Give pruned layers the power to hold tokens back."""
+        """Give pruned layers the power to hold tokens back, and those before them room."""
+        for number in range(self.config.score_layer):
+            plain: Any = cache.layers[number]
+            if type(plain) is DynamicLayer:
+                cache.layers[number] = RoomLayer(plain)
         for number in self.pruned:
             old: Any = cache.layers[number]
             cache.layers[number] = WaitingLayer(old, self.length, self.visual, self.others, self.config.waiting)
@@ -210,7 +210,9 @@ class Generation:
         """Leave a stock cache behind, with the waiting tokens back in it; closed, if there are tokens it has lost."""
         for number, layer in enumerate(cache.layers):
             if isinstance(layer, WaitingLayer):
-                cache.layers[number] = layer.stock(self.visual, self.others, self.active[0])  # type: ignore[index]
+                cache.layers[number] = layer.whole(self.visual, self.others, self.active[0])  # type: ignore[index]
+            elif isinstance(layer, RoomLayer):
+                cache.layers[number] = layer.stock()
         evicted = self.config.prune_ratio and self.active and self.evicts
         if evicted or self.length != self.layout.length:
             close(cache)
@@ -264,14 +266,6 @@ class Generation:
         return place.gather(1, self.columns), self.selected, index.shape[1] + later  # type: ignore[return-value]
 
 
-def in_slots(before: Tensor | None, numbers: Tensor) -> tuple[Tensor, Tensor | None]:
-    """(batch, kept) numbers in such an order that those of the selection before keep their place; and which places change, on the
-    CPU. None, all of them, if there was no selection as wide."""
-    if before is None or before.shape != numbers.shape:
-        return numbers, None
-    old, new = before.cpu(), numbers.cpu()
-    placed, changed = old.clone(), torch.ones_like(old, dtype=torch.bool)
-    for sample in range(len(new)):
-        changed[sample] = ~torch.isin(old[sample], new[sample])
-        placed[sample, changed[sample]] = new[sample][~torch.isin(new[sample], old[sample])]
-    return placed.to(numbers.device), changed
+def free_to_look(device: torch.device) -> bool:
+    """Whether the CPU can look at numbers there without waiting for another device."""
+    return device.type == "cpu"

@@ -1,0 +1,83 @@
+"""Move selected tokens from where they wait to where attention reads them: only those that were not there already."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # comes with torch's builds for CUDA; a CPU has no need of it
+    triton = None  # type: ignore[assignment]
+
+
+class Moves(NamedTuple):
+    """columns: of the store, for each place of the buffer. changed: which of these places hold something else so far. rows: for
+    the CPU, which can look at numbers, the rows of the store to move, as (batch * kv_heads * visual), and their places, as
+    (batch * kv_heads * kept); None where a GPU would have to be waited for."""
+
+    columns: Int[Tensor, "batch kept"]
+    changed: Bool[Tensor, "batch kept"]
+    rows: tuple[Tensor, Tensor] | None
+
+
+def in_slots(
+    before: Int[Tensor, "batch kept"] | None, numbers: Int[Tensor, "batch kept"], visual: int
+) -> tuple[Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
+    """The selected of `visual` tokens in such an order that those of the selection before keep their place, and which places
+    change: all, if there was no selection as wide."""
+    if before is None or before.shape != numbers.shape:
+        return numbers, torch.ones_like(numbers, dtype=torch.bool)
+    old, new = (
+        torch.zeros(len(part), visual, dtype=torch.bool, device=part.device).scatter(1, part, True) for part in (before, numbers)
+    )
+    changed = ~new.gather(1, before)
+    incoming = (new & ~old).int().topk(numbers.shape[1], 1).indices  # begins with as many as there are places that change
+    return torch.where(changed, incoming.gather(1, (changed.cumsum(1) - 1).clamp(min=0)), before), changed
+
+
+def plan(columns: Int[Tensor, "batch kept"], changed: Bool[Tensor, "batch kept"], heads: int, visual: int, at_hand: bool) -> Moves:
+    """at_hand: whether the CPU may look at numbers, because they are its own or have to pass through it anyway."""
+    if not at_hand:
+        return Moves(columns, changed, None)
+    columns, changed = columns.cpu(), changed.cpu()
+    places = changed[:, None].expand(-1, heads, -1).flatten().nonzero()[:, 0]
+    starts = torch.arange(len(columns) * heads).view(len(columns), heads, 1) * visual
+    return Moves(columns, changed, ((columns[:, None] + starts).flatten()[places], places))
+
+
+def fetch(
+    store: Float[Tensor, "batch kv_heads visual dim"], buffer: Float[Tensor, "batch kv_heads columns dim"], moves: Moves
+) -> None:
+    """Write the tokens that `moves` names into the first columns of the buffer, in place. The buffer is contiguous."""
+    batch, heads, visual, dim = store.shape
+    width = moves.columns.shape[1]
+    if moves.rows is not None:
+        rows, places = moves.rows
+        if len(rows):
+            to = places // width * buffer.shape[2] + places % width
+            fetched = store.view(-1, dim).index_select(0, rows).to(buffer.device, non_blocking=True)
+            buffer.view(-1, dim).index_copy_(0, to.to(buffer.device), fetched)
+    elif triton is None or torch.is_grad_enabled():
+        buffer[:, :, :width] = store.gather(2, moves.columns[:, None, :, None].expand(-1, heads, -1, dim))
+    elif width:
+        _move[width, batch * heads](
+            store, buffer, moves.columns, moves.changed, visual, buffer.shape[2], width, heads, dim, triton.next_power_of_2(dim)
+        )
+
+
+if triton is not None:
+
+    @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+    def _move(store, buffer, columns, changed, visual, room, width, heads, dim, block: tl.constexpr):  # type: ignore[no-untyped-def]
+        place, part = tl.program_id(0), tl.program_id(1).to(tl.int64)
+        slot = part // heads * width + place
+        if tl.load(changed + slot):
+            column = tl.load(columns + slot)
+            numbers = tl.arange(0, block)
+            row = tl.load(store + (part * visual + column) * dim + numbers, mask=numbers < dim)
+            tl.store(buffer + (part * room + place) * dim + numbers, row, mask=numbers < dim)

@@ -22,14 +22,14 @@ Waiting = Literal["device", "host", "nowhere"]
 class RoomLayer(DynamicLayer):
     """A layer that has room for more columns, so that a step writes its keys and values in place, where stock concatenates.
 
-    buffer: (batch, kv_heads, columns and room, 2 * head_dim), keys and values side by side. keys, values: the part in use,
-    (batch, kv_heads, columns, head_dim). used: how many columns that is.
+    buffer: (batch, 2 * kv_heads, columns and room, head_dim), the heads of keys and then those of values. keys, values: the part in
+    use, (batch, kv_heads, columns, head_dim). used: how many columns that is.
     """
 
     def __init__(self, layer: DynamicLayer, states: Tensor | None = None) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, layer.is_initialized
-        self._make_room(torch.cat([layer.keys, layer.values], 3) if states is None else states, ROOM)  # type: ignore[list-item]
+        self._make_room(torch.cat([layer.keys, layer.values], 1) if states is None else states, ROOM)  # type: ignore[list-item]
 
     def _make_room(self, states: Tensor, room: int) -> None:
         """A buffer that begins with these keys and values."""
@@ -38,15 +38,15 @@ class RoomLayer(DynamicLayer):
         self._look()
 
     def _look(self) -> None:
-        self.keys, self.values = self.buffer[:, :, : self.used].chunk(2, -1)
+        self.keys, self.values = self.buffer[:, :, : self.used].chunk(2, 1)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        count, dim = key_states.shape[2:]
+        heads, count = key_states.shape[1:3]
         if self.used + count > self.buffer.shape[2]:  # twice as much each time: a step's share of the copying stays small
             self._make_room(self.buffer[:, :, : self.used], max(count, self.used))
         self._make_writable()
         new = self.buffer[:, :, self.used : self.used + count]
-        new[..., :dim], new[..., dim:] = key_states, value_states
+        new[:, :heads], new[:, heads:] = key_states, value_states
         self.used += count
         self._look()
         return self.keys, self.values  # type: ignore[return-value]
@@ -84,7 +84,7 @@ class RoomLayer(DynamicLayer):
     def _stock(self, states: Tensor) -> DynamicLayer:
         layer = DynamicLayer()
         layer.dtype, layer.device, layer.is_initialized = self.dtype, self.device, self.is_initialized
-        layer.keys, layer.values = states.chunk(2, -1)
+        layer.keys, layer.values = states.chunk(2, 1)
         return layer
 
 
@@ -92,7 +92,7 @@ class WaitingLayer(RoomLayer):
     """A layer that stores a prompt's visual tokens apart, and hands attention a copy of those selected, before all others.
 
     keys, values: what attention gets: selected visual tokens, the prompt's other columns, what came later. store: keys and
-    values of all visual tokens, (batch, kv_heads, visual, 2 * head_dim), on the device or in the host's memory; None once the
+    values of all visual tokens, (batch, 2 * kv_heads, visual, head_dim), on the device or in the host's memory; None once the
     others were evicted.
 
     prompt: columns of the prompt. visual, others: (batch, ...), those of them to store, and those always to attend to.
@@ -102,7 +102,7 @@ class WaitingLayer(RoomLayer):
         self, layer: DynamicLayer, prompt: int, visual: Int[Tensor, "batch visual"], others: Int[Tensor, "batch others"],
         waiting: Waiting = "device",
     ) -> None:  # fmt: skip
-        states: Any = torch.cat([layer.keys, layer.values], 3)  # type: ignore[list-item]
+        states: Any = torch.cat([layer.keys, layer.values], 1)  # type: ignore[list-item]
         rest = take(states, others[:, None].expand(-1, states.shape[1], -1))
         super().__init__(layer, torch.cat([rest, states[:, :, prompt:]], 2))
         self.prompt = prompt

@@ -68,8 +68,8 @@ class _Recorder:
             columns, there, total = self.layout.columns, self.layout.real, self.seen
         else:
             columns, there, total = generation.where(call)
-        columns = columns - (total - call.key.shape[2])  # a sliding window's first columns are gone
-        there, columns = there & (columns >= 0), columns.clamp(min=0)
+        if gone := total - call.key.shape[2]:  # a sliding window's first columns
+            there, columns = there & (columns >= gone), (columns - gone).clamp(min=0)
         if call.mask is not None:
             there = there & visible(call.mask, call.key.shape[2]).expand(len(columns), -1).gather(1, columns)
         visual = attention.gather(2, columns[:, None].expand(-1, attention.shape[1], -1)) * there[:, None]

@@ -105,12 +105,20 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument("--new-tokens", type=int, default=64, help="measured decoding steps (default 64)")
     bench.add_argument(
         "--methods",
-        default="full,dycoke,fastv,one-shot",
-        help="full, dycoke, cut (caches cut by hand: the floor), or methods of `run` (default %(default)s)",
+        default="vision,full,dycoke,fastv,one-shot",
+        help="vision (encoding frames), full, capture (full, looked at), dycoke, cut (caches cut by hand: the floor), or methods "
+        "of `run` (default %(default)s)",
     )
     bench.add_argument("--merge-ratio", default=".3,.5,.7", help="K, for dycoke, with commas (default %(default)s)")
-    bench.add_argument("--prune-ratio", type=float, default=0.7, help="P (default 0.7)")
-    bench.add_argument("--gate", type=float, default=DyCokeConfig.gate, help="2 selects at each step (default %(default)s)")
+    bench.add_argument("--prune-ratio", default=".7", help="P, with commas (default %(default)s)")
+    bench.add_argument("--gate", default=f"{DyCokeConfig.gate}", help="with commas; 2 selects at each step (default %(default)s)")
+    bench.add_argument(
+        "--waiting", choices=["device", "host", "nowhere"], default="device", help="where tokens wait (default device)"
+    )
+    bench.add_argument(
+        "--gpu-plan", action="store_true", help="the cases that a GPU is asked in ten minutes, in place of those above"
+    )
+    bench.add_argument("--minutes", type=float, help="start nothing new after so many; the same command goes on where it stopped")
     bench.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     bench.add_argument("--dtype", help="float32, bfloat16 (default: float32 on a CPU, bfloat16 on a GPU)")
     bench.add_argument("--repeats", type=int, default=3, help="rounds; in each, the cases run one after the other (default 3)")
@@ -122,29 +130,32 @@ def _add_bench(commands: Any) -> None:
 def _bench(options: argparse.Namespace) -> None:
     import torch
 
-    from dycoke_lab import bench
+    from dycoke_lab import bench, report
+    from dycoke_lab.case import METHODS_TO_MEASURE, cases, gpu_plan
     from dycoke_lab.results import RESULTS
     from dycoke_lab.shapes import SHAPES
 
     names = [name.strip() for name in options.methods.split(",")]
-    allowed = ["full", "cut", *bench.NAMES, *METHODS]
-    if options.shape not in SHAPES or not set(names) <= set(allowed):
-        raise SystemExit(f"error: --shape must be one of {', '.join(SHAPES)}; --methods of {', '.join(dict.fromkeys(allowed))}")
+    if options.shape not in SHAPES or not set(names) <= set(METHODS_TO_MEASURE):
+        raise SystemExit(f"error: --shape must be one of {', '.join(SHAPES)}; --methods of {', '.join(METHODS_TO_MEASURE)}")
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        merge = [float(ratio) for ratio in options.merge_ratio.split(",")]
-        for ratio in merge:
-            DyCokeConfig(merge_ratio=ratio, prune_ratio=options.prune_ratio, gate=options.gate)
-        found = bench.cases(
-            options.shape, options.frames, options.batch, options.new_tokens, names, merge, options.prune_ratio, options.gate
+        merge, prune, gates = (
+            [float(part) for part in text.split(",")] for text in (options.merge_ratio, options.prune_ratio, options.gate)
         )
+        found = cases(
+            options.shape, options.frames, options.batch, options.new_tokens, names, merge, prune, gates, options.waiting
+        )  # fmt: skip
+        found = list(gpu_plan(options.shape)) if options.gpu_plan else found
+        for case in found:
+            case.config()  # raises for settings out of range, before anything is measured
         dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
         out = options.out or RESULTS / "bench" / f"{options.shape}-{options.device}"
-        rows = bench.run(found, options.repeats, out, options.device, dtype)
-    except (RuntimeError, ValueError) as error:
+        bench.run(found, options.repeats, out, options.device, dtype, options.minutes)
+    except (AssertionError, RuntimeError, ValueError) as error:  # torch asserts that it was built for CUDA
         raise SystemExit(f"error: {error}") from error
-    print(bench.summary(rows))
+    print(report.summary(out))
     print(f"\nRows and provenance: {out}")
 
 

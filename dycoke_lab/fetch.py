@@ -17,8 +17,8 @@ except ImportError:  # comes with torch's builds for CUDA; a CPU has no need of 
 
 class Moves(NamedTuple):
     """columns: of the store, for each place of the buffer. changed: which of these places hold something else so far. rows: for
-    the CPU, which can look at numbers, the rows of the store to move, as (batch * kv_heads * visual), and their places, as
-    (batch * kv_heads * kept); None where a GPU would have to be waited for."""
+    the CPU, which can look at numbers, the rows of the store to move, as (batch * heads * visual), and their places, as
+    (batch * heads * kept); None where a GPU would have to be waited for."""
 
     columns: Int[Tensor, "batch kept"]
     changed: Bool[Tensor, "batch kept"]
@@ -50,9 +50,7 @@ def plan(columns: Int[Tensor, "batch kept"], changed: Bool[Tensor, "batch kept"]
     return Moves(columns, changed, ((columns[:, None] + starts).flatten()[places], places))
 
 
-def fetch(
-    store: Float[Tensor, "batch kv_heads visual dim"], buffer: Float[Tensor, "batch kv_heads columns dim"], moves: Moves
-) -> None:
+def fetch(store: Float[Tensor, "batch heads visual dim"], buffer: Float[Tensor, "batch heads columns dim"], moves: Moves) -> None:
     """Write the tokens that `moves` names into the first columns of the buffer, in place. The buffer is contiguous."""
     batch, heads, visual, dim = store.shape
     width = moves.columns.shape[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,9 +21,23 @@ from dycoke_lab.layout import Grid
 
 
 @dataclass(frozen=True)
+class Tower:
+    """A vision tower: layers, hidden size, MLP width, heads. patches: side of a frame's square of them. sees: how many patches one
+    attends to, on average over layers. matrices: of an MLP."""
+
+    layers: int
+    hidden: int
+    mlp: int
+    heads: int
+    patches: int
+    sees: float
+    matrices: int
+
+
+@dataclass(frozen=True)
 class Shape:
     """A decoder: layers, hidden size, MLP width, query and key heads, vocabulary. grid: a frame's tokens, (rows, cols). source:
-    where the shape is published."""
+    where the shape is published. tied: whether the output layer is the table of embeddings."""
 
     layers: int
     hidden: int
@@ -35,16 +49,22 @@ class Shape:
     source: str
     family: str
     tied: bool
+    tower: Tower
 
     @property
     def head_dim(self) -> int:
         return self.hidden // self.heads
 
     @property
+    def weights(self) -> int:
+        """Parameters that a decoding step reads: of the layers and the output layer, biases and norms left out."""
+        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        return self.layers * (attention + 3 * self.hidden * self.mlp) + self.vocab * self.hidden
+
+    @property
     def parameters(self) -> int:
         """Of the decoder and its output layer, biases and norms left out."""
-        attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.mlp) + self.vocab * self.hidden * (1 if self.tied else 2)
+        return self.weights + (0 if self.tied else self.vocab * self.hidden)
 
     def kv_bytes(self, element: int = 2) -> int:
         """Of one token in one layer."""
@@ -52,36 +72,43 @@ class Shape:
 
 
 ONEVISION = "config.json of llava-hf/llava-onevision-qwen2-{}-ov-hf"
+QWEN = "config.json of Qwen/Qwen2.5-VL-{}-Instruct"
+SIGLIP = Tower(26, 1152, 4304, 16, 27, 729, 2)
+WINDOWED = Tower(32, 1280, 3420, 16, 28, (28 * 64 + 4 * 784) / 32, 3)  # four layers see the frame, the others windows of 8 x 8
 SHAPES = {
-    "tiny": Shape(4, 64, 128, 4, 2, 200, (4, 4), "this library's tests", "llava_onevision", True),
-    "llava-ov-0.5b": Shape(24, 896, 4864, 14, 2, 151_936, (14, 14), ONEVISION.format("0.5b"), "llava_onevision", True),
-    "llava-ov-7b": Shape(28, 3584, 18_944, 28, 4, 152_128, (14, 14), ONEVISION.format("7b"), "llava_onevision", False),
-    "qwen2.5-vl-3b": Shape(
-        36, 2048, 11_008, 16, 2, 151_936, (14, 14), "config.json of Qwen/Qwen2.5-VL-3B-Instruct", "qwen2_5_vl", True
-    ),
-    "qwen2.5-vl-7b": Shape(
-        28, 3584, 18_944, 28, 4, 152_064, (14, 14), "config.json of Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl", False
-    ),
+    "tiny": Shape(4, 64, 128, 4, 2, 200, (4, 4), "this library's tests", "llava_onevision", True, Tower(2, 32, 64, 4, 8, 64, 2)),
+    "llava-ov-0.5b": Shape(24, 896, 4864, 14, 2, 151_936, (14, 14), ONEVISION.format("0.5b"), "llava_onevision", True, SIGLIP),
+    "llava-ov-7b": Shape(28, 3584, 18_944, 28, 4, 152_128, (14, 14), ONEVISION.format("7b"), "llava_onevision", False, SIGLIP),
+    "qwen2.5-vl-3b": Shape(36, 2048, 11_008, 16, 2, 151_936, (14, 14), QWEN.format("3B"), "qwen2_5_vl", True, WINDOWED),
+    "qwen2.5-vl-7b": Shape(28, 3584, 18_944, 28, 4, 152_064, (14, 14), QWEN.format("7B"), "qwen2_5_vl", False, WINDOWED),
 }
 VIDEO, IMAGE, TEXT = 3, 4, 10  # token ids
+BEFORE, QUESTION = 14, 30  # words of a prompt
+ENDING = {"llava_onevision": 1, "qwen2_5_vl": 0}  # tokens of a video that stand for no place
 
 
 def _onevision(shape: Shape) -> Any:
-    side = 27 if shape.hidden > 64 else 8  # patches; pooled to `grid`
-    tower: dict[str, Any] = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    tower = shape.tower
+    vision = SiglipVisionConfig(  # type: ignore[call-arg]
+        hidden_size=tower.hidden, intermediate_size=tower.mlp, num_hidden_layers=tower.layers, num_attention_heads=tower.heads,
+        image_size=14 * tower.patches, patch_size=14, vision_use_head=False,
+    )  # fmt: skip
     return LlavaOnevisionForConditionalGeneration, LlavaOnevisionConfig(  # type: ignore[call-arg]
-        vision_config=SiglipVisionConfig(**tower, image_size=14 * side, patch_size=14, vision_use_head=False),  # type: ignore[arg-type]
-        text_config=Qwen2Config(**_text(shape)), image_token_id=IMAGE, video_token_id=VIDEO, tie_word_embeddings=shape.tied,
-        vision_feature_layer=-1, vision_feature_select_strategy="full",
+        vision_config=vision, text_config=Qwen2Config(**_text(shape)), image_token_id=IMAGE, video_token_id=VIDEO,
+        tie_word_embeddings=shape.tied, vision_feature_layer=-1, vision_feature_select_strategy="full",
     )  # fmt: skip
 
 
 def _qwen(shape: Shape) -> Any:
-    tower: dict[str, Any] = dict(hidden_size=32, intermediate_size=64, depth=1, num_heads=4)
+    tower = shape.tower
+    vision = dict(
+        hidden_size=tower.hidden, intermediate_size=tower.mlp, depth=tower.layers, num_heads=tower.heads,
+        out_hidden_size=shape.hidden, fullatt_block_indexes=[7, 15, 23, 31],
+    )  # fmt: skip
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
     return Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig(
-        vision_config={**tower, "out_hidden_size": shape.hidden}, text_config={**_text(shape), "rope_parameters": rope},
-        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=5, vision_end_token_id=6, tie_word_embeddings=shape.tied,
+        vision_config=vision, text_config={**_text(shape), "rope_parameters": rope}, image_token_id=IMAGE, video_token_id=VIDEO,
+        vision_start_token_id=5, vision_end_token_id=6, tie_word_embeddings=shape.tied,
     )  # fmt: skip
 
 
@@ -96,10 +123,12 @@ def _text(shape: Shape) -> dict[str, Any]:
 BUILD: dict[str, Callable[[Shape], Any]] = {"llava_onevision": _onevision, "qwen2_5_vl": _qwen}
 
 
-def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
-    """A model of this shape in evaluation mode, random weights made where they are to stay. The vision tower is a small
-    one: encoding frames is not measured."""
-    kind, config = BUILD[SHAPES[name].family](SHAPES[name])
+def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0, vision: bool = False) -> Any:
+    """A model of this shape in evaluation mode, random weights made where they are to stay: the decoder, with a small vision
+    tower that is not to be measured; or, with `vision`, the vision tower, with a decoder of one layer."""
+    shape = SHAPES[name]
+    shape = replace(shape, layers=1, mlp=64, vocab=64) if vision else replace(shape, tower=SHAPES["tiny"].tower)
+    kind, config = BUILD[shape.family](shape)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     torch.manual_seed(seed)
@@ -110,7 +139,25 @@ def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, se
         torch.set_default_dtype(before)
 
 
-def prompt(name: str, model: Any, frames: int, batch: int, question: int = 30, seed: int = 0) -> dict[str, Any]:
+def encode(name: str, model: Any, frames: int, batch: int) -> Callable[[], Any]:
+    """A call that encodes this many random frames on a model that was built with `vision`."""
+    shape = SHAPES[name]
+    tower = shape.tower
+    pixels: dict[str, Any] = dict(device=model.device, dtype=model.dtype)
+    if shape.family == "qwen2_5_vl":
+        patches = torch.randn(batch * frames * tower.patches**2, 3 * 2 * 14 * 14, **pixels)
+        grid = torch.tensor([[frames, tower.patches, tower.patches]] * batch, device=model.device)
+        return lambda: model.model.get_video_features(patches, grid)
+    video = torch.randn(batch, frames, 3, 14 * tower.patches, 14 * tower.patches, **pixels)
+    return lambda: model.model.get_video_features(video, vision_feature_layer=-1, vision_feature_select_strategy="full")
+
+
+def words_around(name: str) -> int:
+    """Columns of a prompt that are no visual tokens of a frame."""
+    return BEFORE + QUESTION + ENDING[SHAPES[name].family]
+
+
+def prompt(name: str, model: Any, frames: int, batch: int, seed: int = 0) -> dict[str, Any]:
     """Inputs of `frames` encoded frames and a question, for each sample: random features in the place of what the vision tower
     would give, alike from frame to frame."""
     shape, device, dtype = SHAPES[name], model.device, model.dtype
@@ -118,11 +165,10 @@ def prompt(name: str, model: Any, frames: int, batch: int, question: int = 30, s
     random = torch.Generator().manual_seed(seed)
     still = torch.randn(batch, 1, grid.per_frame, shape.hidden, generator=random)
     video = (still + 0.5 * torch.randn(batch, frames, grid.per_frame, shape.hidden, generator=random)).flatten(1, 2)
-    ending = 1 if shape.family == "llava_onevision" else 0
-    video = torch.cat([video, torch.randn(batch, ending, shape.hidden, generator=random)], 1) * 0.02
+    video = torch.cat([video, torch.randn(batch, ENDING[shape.family], shape.hidden, generator=random)], 1) * 0.02
     tokens = video.shape[1]
-    words = torch.randint(TEXT, shape.vocab, (batch, 14 + question), generator=random)
-    ids = torch.cat([words[:, :14], torch.full((batch, tokens), VIDEO), words[:, 14:]], 1)
+    words = torch.randint(TEXT, shape.vocab, (batch, BEFORE + QUESTION), generator=random)
+    ids = torch.cat([words[:, :BEFORE], torch.full((batch, tokens), VIDEO), words[:, BEFORE:]], 1)
     features: Any = video.to(device, dtype)
     inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
     if shape.family == "qwen2_5_vl":

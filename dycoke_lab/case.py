@@ -1,0 +1,94 @@
+"""What the bench can measure: one setting a case, and lists of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+from dycoke_lab.config import DyCokeConfig
+from dycoke_lab.methods import METHODS
+
+NAMES = {"dycoke": "dynamic", "one-shot": "last_query"}  # as papers say it
+UNTOUCHED = ("vision", "full", "capture")  # nothing merged, nothing pruned
+METHODS_TO_MEASURE = (*UNTOUCHED, "cut", *NAMES, *(name for name in METHODS if name not in NAMES.values()))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting. method: "vision" only encodes frames; "full" is the full cache; "capture" that, with `capture_attention`
+    looking on; "cut" is stock transformers on caches that were cut by hand to the lengths that DyCoke's have, the least that a
+    stock decoding step can cost; else "dycoke", "one-shot", or a method's name. whole_logits: for all of the prompt, as old
+    stacks had them."""
+
+    shape: str
+    frames: int
+    batch: int
+    new_tokens: int
+    method: str
+    merge_ratio: float = 0.0
+    prune_ratio: float = 0.0
+    gate: float = DyCokeConfig.gate
+    waiting: Literal["device", "host", "nowhere"] = "device"
+    score_layer: int = DyCokeConfig.score_layer
+    whole_logits: bool = False
+
+    def config(self) -> DyCokeConfig | None:
+        """None: the model is as it was."""
+        if self.method in UNTOUCHED:
+            return None
+        if self.method == "cut":
+            return DyCokeConfig(merge_ratio=self.merge_ratio, prune_ratio=0.0)
+        return DyCokeConfig(
+            merge_ratio=self.merge_ratio, prune_ratio=self.prune_ratio, gate=self.gate, waiting=self.waiting,
+            score_layer=self.score_layer, method=NAMES.get(self.method, self.method),
+        )  # fmt: skip
+
+    @property
+    def label(self) -> str:
+        """Short, and another for each case of a run of one shape."""
+        parts = [self.method]
+        if self.method not in UNTOUCHED:
+            parts += [f"K={self.merge_ratio:g}", f"P={self.prune_ratio:g}"]
+        if self.method == "dycoke":
+            parts += [f"gate {self.gate:g}"] if self.gate != DyCokeConfig.gate else []
+            parts += [self.waiting] if self.waiting != "device" else []
+        parts += ["all logits"] if self.whole_logits else []
+        return " ".join(parts)
+
+    @property
+    def job(self) -> tuple[str, int, int, int]:
+        """Cases that have this in common do the same job, and can be compared."""
+        return self.shape, self.frames, self.batch, self.new_tokens
+
+
+def cases(
+    shape: str, frames: int, batch: int, new_tokens: int, methods: Sequence[str], merge: Sequence[float], prune: Sequence[float],
+    gates: Sequence[float] = (DyCokeConfig.gate,), waiting: Literal["device", "host", "nowhere"] = "device",
+) -> list[Case]:  # fmt: skip
+    """The full cache; DyCoke at each K, P and gate, and caches cut by hand; and methods of one choice, which merge nothing."""
+    found: list[Case] = []
+    for method in methods:
+        if method in UNTOUCHED:
+            found.append(Case(shape, frames, batch, new_tokens, method))
+        else:
+            settings = product(merge if method in ("dycoke", "cut") else [0.0], prune, gates if method == "dycoke" else gates[:1])
+            found += [Case(shape, frames, batch, new_tokens, method, *setting, waiting) for setting in settings]
+    return found
+
+
+def gpu_plan(shape: str) -> Iterator[Case]:
+    """What one GPU is asked in ten minutes, the most important first; every batch is tried after the smaller ones."""
+    methods, merge = ["full", "dycoke", "fastv", "one-shot"], [0.3, 0.5, 0.7]
+    yield from cases(shape, 32, 1, 64, ["vision", *methods, "cut"], merge, [0.7])
+    for method in ("full", "dycoke"):
+        yield Case(shape, 32, 1, 64, method, *((0.7, 0.7) if method == "dycoke" else ()), whole_logits=True)  # type: ignore[arg-type]
+    for frames in (64, 128):
+        yield from cases(shape, frames, 1, 64, ["vision", *methods], [0.7], [0.7])
+    for batch in (4, 8, 16, 32, 64):
+        yield from cases(shape, 32, batch, 64, methods, [0.7], [0.7])
+        yield from cases(shape, 128, batch, 64, ["full", "dycoke"], [0.7], [0.7])
+    yield from cases(shape, 32, 1, 256, methods, merge, [0.7])
+    for waiting in ("host", "nowhere"):
+        yield from cases(shape, 128, 4, 64, ["dycoke"], [0.7], [0.7], waiting=waiting)  # type: ignore[arg-type]

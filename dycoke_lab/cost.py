@@ -1,0 +1,153 @@
+"""What a setting should cost by its shape alone: bytes, operations, and on a device of known speed, seconds.
+
+A stage takes as long as its arithmetic or its memory traffic, whichever is slower on this device (the roofline). Where dynamic
+pruning pays, and where it cannot, follows from the bytes that one decoding step moves: weights, once for the whole batch; keys and
+values, for each sample.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from dycoke_lab import flops
+from dycoke_lab.case import Case
+from dycoke_lab.merge import references, retained_count
+from dycoke_lab.prune import keep_counts
+from dycoke_lab.shapes import SHAPES, words_around
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Of one sample. visual: tokens that merging left. other: the rest of the prompt. kept: visual tokens that pruned layers attend
+    to; pruned: how many layers those are. compared: tokens that merging looked at. held: whether tokens wait on the device."""
+
+    visual: int
+    other: int
+    kept: int
+    pruned: int
+    compared: int
+    held: bool
+
+    @property
+    def prompt(self) -> int:
+        return self.visual + self.other
+
+
+def columns(case: Case) -> Columns:
+    shape = SHAPES[case.shape]
+    per_frame = shape.grid[0] * shape.grid[1]
+    compared = sum(reference is not None for reference in references(case.frames, 4))
+    visual = case.frames * per_frame - compared * (per_frame - retained_count(per_frame, case.merge_ratio))
+    kept = int(keep_counts(torch.ones(1, visual, dtype=torch.bool), case.prune_ratio))
+    pruned = shape.layers - case.score_layer if case.prune_ratio else 0
+    waits = bool(pruned) and case.method == "dycoke" and case.waiting == "device"
+    return Columns(visual, words_around(case.shape), kept, pruned, compared * per_frame if case.merge_ratio else 0, waits)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of the whole batch. Bytes: the weights that a step reads; keys and values held on the device after the last word, and read by
+    its attention; what an average step moves, and of that what selecting moves. FLOPs of each stage; select is part of a step."""
+
+    weights: int
+    held: int
+    read: int
+    step_bytes: float
+    select_bytes: float
+    vision_flops: float
+    merge_flops: float
+    prefill_flops: float
+    step_flops: float
+    select_flops: float
+    logits_bytes: int
+
+
+def work(case: Case, element: int = 2, changed: float = 0.0) -> Work:
+    """element: bytes of a number. changed: the share of selected tokens that a step replaces, on average."""
+    shape, at = SHAPES[case.shape], columns(case)
+    whole = shape.layers - at.pruned
+    token = case.batch * shape.kv_bytes(element)
+    short = at.kept + at.other
+
+    def kv(new: float) -> float:
+        return token * (whole * (at.prompt + new) + at.pruned * (short + new))
+
+    selects = at.pruned and case.method == "dycoke"
+    in_place = selects or case.method == "one-shot"  # stock copies all keys and values at each step, to add one
+    mean = (case.new_tokens + 1) / 2
+    select_bytes = (token * at.prompt / 2 + 2 * changed * token * at.kept * at.pruned) if selects else 0.0
+    step_bytes = shape.weights * element + kv(mean) * (1 if in_place else 3) + select_bytes
+    early = [at.prompt] * whole + [short if case.method == "fastv" else at.prompt] * at.pruned
+    late = [int(at.prompt + mean)] * whole + [int(short + mean)] * at.pruned
+    logits = at.prompt if case.whole_logits else 1
+    select = case.batch * flops.selection(shape, at.prompt, at.visual) if selects else 0.0
+    return Work(
+        weights=shape.weights * element,
+        held=int(kv(case.new_tokens) + (token * at.pruned * at.visual if at.held else 0)),
+        read=int(kv(case.new_tokens)),
+        step_bytes=step_bytes,
+        select_bytes=select_bytes,
+        vision_flops=case.batch * flops.vision(shape.tower, case.frames),
+        merge_flops=case.batch * flops.merging(shape, at.compared),
+        prefill_flops=case.batch * flops.prefill(shape, early, logits),
+        step_flops=case.batch * flops.step(shape, late) + select,
+        select_flops=select,
+        logits_bytes=case.batch * logits * shape.vocab * element,
+    )
+
+
+@dataclass(frozen=True)
+class Device:
+    """bandwidth: bytes a second that it reads; flops: of matrix products, a second; both measured, or a data sheet's."""
+
+    name: str
+    bandwidth: float
+    flops: float
+
+
+H100 = Device("H100 SXM, data sheet", 3.35e12, 989e12)  # bfloat16, without sparsity
+
+
+def seconds(work: Work, device: Device, new_tokens: int) -> dict[str, float]:
+    """The least that each stage can take there. total: from the frames to the last word."""
+    found = {
+        "vision": work.vision_flops / device.flops,
+        "prefill": max(work.prefill_flops / device.flops, work.weights / device.bandwidth),
+        "step": max(work.step_flops / device.flops, work.step_bytes / device.bandwidth),
+    }
+    return {**found, "total": found["vision"] + found["prefill"] + new_tokens * found["step"]}
+
+
+def measured(device: str, dtype: torch.dtype, size: int | None = None, repeats: int = 5) -> Device:
+    """This device's own peak: the best of a few products of a large matrix with a vector (bytes), and with a matrix (FLOPs)."""
+    cuda = device.startswith("cuda")
+    size = size or (16_384 if cuda else 4096)
+    matrix, out = torch.randn(size, size, device=device, dtype=dtype), torch.empty(size, size, device=device, dtype=dtype)
+    many = [torch.randn(size, size, device=device, dtype=dtype) for _ in range(1 if cuda else 4)]  # more than caches hold
+    vector = torch.randn(size, 1, device=device, dtype=dtype)
+
+    def best(call: Callable[[], Any]) -> float:
+        times = []
+        for _ in range(repeats + 1):
+            began = time.perf_counter()
+            call()
+            if cuda:
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        return min(times[1:])
+
+    with torch.inference_mode():
+        read = sum(part.numel() * part.element_size() for part in many) / best(lambda: [part @ vector for part in many])
+        multiplied = 2 * size**3 / best(lambda: torch.matmul(matrix, many[0], out=out))
+    return Device(torch.cuda.get_device_name() if cuda else "this CPU", read, multiplied)
+
+
+def prediction(case: Case, device: Device, element: int, changed: float = 0.0) -> dict[str, float]:
+    """`work` and `seconds` of a case, in one row."""
+    own = work(case, element, changed)
+    return {**asdict(own), **seconds(own, device, case.new_tokens)}

@@ -1,0 +1,121 @@
+"""What the rows of a bench say: medians, ratios with intervals, shares of the roofline."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dycoke_lab.bench import Row, read
+from dycoke_lab.case import Case
+from dycoke_lab.cost import Device, seconds, work
+
+
+def value(row: Row, of: str) -> float:
+    """Seconds of a row. of: "prefill"; "step", the median one, the first left out; "total", of the prefill and all steps; or
+    "share", merging's part of the prefill."""
+    if of == "step":
+        return statistics.median(row["steps"][1:] or row["steps"])
+    return {"prefill": row["prefill"], "total": row["prefill"] + sum(row["steps"]), "share": row["merge"] / row["prefill"]}[of]
+
+
+def ratio(of: str, rows: Sequence[Row], to: Sequence[Row], draws: int = 2000) -> tuple[float, float, float] | None:
+    """How long `rows` take, by how long the rows `to` of the same rounds take: median over rounds (of steps that took turns: over
+    each two next to each other) and its 95 % interval (bootstrap). None if no round has both."""
+    pairs = []
+    for row, other in product(rows, to):
+        if "error" in row or "error" in other or row["repeat"] != other["repeat"]:
+            continue
+        if of == "step" and row["in_turns"]:
+            if row["in_turns"] != other["in_turns"]:
+                continue  # they did not take turns with each other
+            pairs += [a / b for a, b in zip(row["steps"][1:], other["steps"][1:], strict=True)]
+        else:
+            pairs.append(value(row, of) / value(other, of))
+    if not pairs:
+        return None
+    drawn = np.median(np.random.default_rng(0).choice(pairs, (draws, len(pairs))), 1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return statistics.median(pairs), float(low), float(high)
+
+
+def by_case(rows: Sequence[Row]) -> dict[Case, list[Row]]:
+    found: dict[Case, list[Row]] = {}
+    for row in rows:
+        found.setdefault(Case(**row["case"]), []).append(row)
+    return found
+
+
+def device_of(out: Path) -> tuple[Device, int]:
+    """The measured peak of the device that a folder's last run was on; and bytes of a number."""
+    record = json.loads((out / "provenance.json").read_text())
+    return Device(**record["runs"][-1]["peak"]), torch.empty(0, dtype=getattr(torch, record["dtype"])).element_size()
+
+
+def table(out: Path) -> list[dict[str, Any]]:
+    """A line for each case of a run: seconds of each stage, bytes, and ratios to the full cache and to caches cut by hand.
+
+    roofline: the share of the device's measured peak at which the stage runs (least possible time by taken time)."""
+    found = by_case(read(out))
+    device, element = device_of(out)
+    lines = []
+    for case, rows in found.items():
+        line: dict[str, Any] = {**dict(zip(("shape", "frames", "batch", "new_tokens"), case.job, strict=True)), "case": case.label}
+        good = [row for row in rows if "error" not in row]
+        if not good:
+            lines.append({**line, "error": rows[0]["error"]})
+            continue
+        if case.method == "vision":
+            line["vision"] = statistics.median(row["vision"] for row in good)
+            at_best = seconds(work(case, element), device, 0)["vision"]
+            lines.append({**line, "vision roofline": at_best / line["vision"]})
+            continue
+        changed = [row["changed"] for row in good if row["changed"] is not None]
+        least = seconds(work(case, element, statistics.mean(changed) if changed else 0.0), device, case.new_tokens)
+        line |= {of: statistics.median(value(row, of) for row in good) for of in ("prefill", "step", "total")}
+        line["merge share"] = statistics.median(value(row, "share") for row in good)
+        line["select"] = statistics.median(statistics.median(row["select"]) for row in good) if good[0]["select"] else 0.0
+        line |= {name: good[0]["bytes"][name] for name in ("held", "read", "peak", "activations")}
+        line |= {f"{of} roofline": least[of] / line[of] for of in ("prefill", "step")}
+        line["changed"] = statistics.mean(changed) if changed else None
+        same = [other for other in found if other.job == case.job]
+        full = next((found[other] for other in same if other.label == "full"), [])
+        floor = next((found[other] for other in same if other.label == f"cut K={case.merge_ratio:g} P={case.prune_ratio:g}"), [])
+        line |= {f"{of} / full": ratio(of, rows, full) for of in ("prefill", "step", "total")}
+        line["step / cut"] = ratio("step", rows, floor if case.method == "dycoke" else [])
+        lines.append(line)
+    return lines
+
+
+def summary(out: Path) -> str:
+    """The table for a terminal, jobs apart."""
+
+    def interval(found: tuple[float, float, float] | None) -> str:
+        return "{:.3f} [{:.3f}, {:.3f}]".format(*found) if found else ""
+
+    text, job = [], None
+    for line in table(out):
+        if job != (job := tuple(line[name] for name in ("shape", "frames", "batch", "new_tokens"))):
+            text.append("\n{} · {} frames · batch {} · {} new tokens".format(*job))
+            text.append(
+                f"{'':<26}{'prefill s':>10}{'step ms':>9}{'select ms':>10}{'roofline':>9}{'held MB':>9}{'read MB':>9}  "
+                f"{'prefill / full':<23}{'step / full':<23}{'step / cut':<23}{'all / full':<23}"
+            )
+        if "error" in line:
+            text.append(f"{line['case']:<26}{line['error']}")
+        elif "vision" in line:
+            text.append(f"{line['case']:<26}{line['vision']:>10.3f} s to encode the frames")
+        else:
+            numbers = (
+                f"{line['prefill']:>10.3f}{1000 * line['step']:>9.1f}{1000 * line['select']:>10.2f}{line['step roofline']:>9.2f}"
+            )
+            numbers += f"{line['held'] / 1e6:>9.1f}{line['read'] / 1e6:>9.1f}  "
+            ratios = [interval(line[name]) for name in ("prefill / full", "step / full", "step / cut", "total / full")]
+            text.append(f"{line['case']:<26}{numbers}{''.join(f'{part:<23}' for part in ratios)}")
+    return "\n".join(text).strip()

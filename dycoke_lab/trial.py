@@ -1,0 +1,136 @@
+"""One run of one case: its prefill, its decoding steps, and what they took."""
+
+from __future__ import annotations
+
+import copy
+import time
+from contextlib import ExitStack
+from itertools import chain
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache
+
+from dycoke_lab.apply import DyCoke, generation_of
+from dycoke_lab.capture import capture_attention
+from dycoke_lab.case import Case
+from dycoke_lab.models import decoder_of
+from dycoke_lab.prune import keep_counts
+from dycoke_lab.run import cache_bytes
+from dycoke_lab.shapes import SHAPES, TEXT, prompt
+
+EXTRA = 4  # steps after the measured ones, in which selections are timed, since that makes a GPU wait
+
+
+def twin(model: Any) -> Any:
+    """Another model with the same weights, in the same memory: what is hung on one does not concern the other."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())})
+
+
+class Trial:
+    """Times are wall-clock seconds; on a GPU it is waited for before and after each. prefill: of the whole call, merging included;
+    merge: until the decoder begins. steps: of each decoding step. select: of those parts of the steps after that select."""
+
+    def __init__(self, model: Any, case: Case) -> None:
+        self.case, self.model, self.cuda = case, twin(model), model.device.type == "cuda"
+        self.inputs = prompt(case.shape, model, case.frames, case.batch)
+        self.columns = self.inputs["input_ids"].shape[1]
+        self.place = torch.full((case.batch, 1), self.columns, device=model.device)
+        random = torch.Generator().manual_seed(1)
+        words = torch.randint(TEXT, SHAPES[case.shape].vocab, (case.new_tokens + EXTRA, case.batch, 1), generator=random)
+        self.words = words.to(model.device)
+        self.steps: list[float] = []
+        self.stack = ExitStack()
+        self.cache: Cache = DynamicCache(config=model.config.get_text_config())
+
+    def now(self) -> float:
+        if self.cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    @torch.inference_mode()
+    def read(self) -> None:
+        """The prefill. What it sets up stays until `finish`."""
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        decoder, marks = decoder_of(self.model), []
+
+        def mark(*_: Any) -> None:
+            marks.append(self.now())
+
+        config = self.case.config()
+        with decoder.register_forward_pre_hook(mark):
+            if self.case.method == "capture":
+                self.stack.enter_context(capture_attention(self.model))
+            if config:
+                self.stack.enter_context(DyCoke(config)(self.model))
+            with decoder.register_forward_pre_hook(mark):
+                logits = 0 if self.case.whole_logits else 1
+                began = self.now()
+                self.model(**self.inputs, past_key_values=self.cache, logits_to_keep=logits)
+                self.prefill = self.now() - began
+        self.merge = marks[1] - marks[0]
+        if self.case.method == "cut":
+            self.cache = self._cut()
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        began = self.now()
+        self._write(len(self.steps))
+        self.steps.append(self.now() - began)
+
+    @torch.inference_mode()
+    def finish(self) -> dict[str, Any]:
+        """A row of results."""
+        held, read = cache_bytes(self.cache)
+        peak = torch.cuda.max_memory_allocated() if self.cuda else None
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        select, changed = self._selections()
+        self.stack.close()
+        return {
+            "visual": self.columns, "prefill": self.prefill, "merge": self.merge, "steps": self.steps, "select": select,
+            "changed": changed, "bytes": {
+                "weights": weights, "held": held, "read": read, "peak": peak,
+                "activations": None if peak is None else peak - weights - held,
+            },
+        }  # fmt: skip
+
+    def _write(self, number: int) -> None:
+        self.model(input_ids=self.words[number], position_ids=self.place + number, past_key_values=self.cache)
+
+    def _cut(self) -> DynamicCache:
+        """A stock cache with the last columns of another's, as many as DyCoke's layers would attend to."""
+        generation = generation_of(self.model, self.cache)
+        available = generation.available  # type: ignore[union-attr]
+        gone = int((available.sum(1) - keep_counts(available, self.case.prune_ratio))[0])
+        short = DynamicCache(config=self.model.config.get_text_config())
+        layers: list[Any] = short.layers  # type: ignore[assignment]
+        old: list[Any] = self.cache.layers  # type: ignore[assignment]
+        for number, (whole, layer) in enumerate(zip(old, layers, strict=True)):
+            keys, values = whole.keys, whole.values
+            if number >= self.case.score_layer:
+                keys, values = keys[:, :, gone:].clone(), values[:, :, gone:].clone()
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+        self.stack.close()  # from here on the model is as it was
+        return short
+
+    def _selections(self) -> tuple[list[float], float | None]:
+        """The time of each, and the share of selected tokens that one replaces, on average."""
+        generation = generation_of(self.model, self.cache)
+        if generation is None or not self.case.prune_ratio:
+            return [], None
+        see, spent, changed = generation.see, [0.0] * EXTRA, []
+
+        def timed(call: Any) -> None:
+            began = self.now()
+            see(call)
+            spent[number] += self.now() - began
+
+        generation.see = timed  # type: ignore[method-assign]
+        for number in range(EXTRA):
+            before = generation.slots
+            self._write(len(self.steps) + number)
+            if before is not None and generation.slots is not None:
+                changed.append(float((before != generation.slots).float().mean()))
+        return spent, sum(changed) / len(changed) if changed else None

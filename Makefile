@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: study test test-browser lint notebooks lab clean
+.PHONY: study test test-browser lint notebooks gpu lab clean
 
 study: .venv/ready
 	$(BIN)/python -m dycoke_lab study
@@ -25,6 +25,10 @@ lint: .venv/ready
 notebooks: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
+
+# ten minutes of a CUDA GPU: time and memory at the 7B shape; goes on where it stopped
+gpu: .venv/ready
+	$(BIN)/python -m dycoke_lab bench --shape llava-ov-7b --gpu-plan --minutes 10 --device cuda
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks

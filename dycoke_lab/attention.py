@@ -63,6 +63,11 @@ def watching(language_model: nn.Module, watcher: Watcher) -> Iterator[None]:
             config._attn_implementation = _KERNELS.pop(modules[0])
 
 
+def watched(language_model: nn.Module) -> int:
+    """How many watchers see its attention now."""
+    return len(_WATCHERS.get(language_model.layers[0].self_attn, ()))  # type: ignore[union-attr,index,arg-type]
+
+
 def _wrapper(kernel: str, module: nn.Module) -> str:
     """The registered name of an attention function that calls the watchers, then `kernel`."""
     name = PREFIX + kernel

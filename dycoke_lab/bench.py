@@ -6,11 +6,12 @@ where it stopped.
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def run(
     if (record["device"], record["dtype"]) != (device, dtype):
         raise ValueError(f"{out} holds a run on {record['device']} in {record['dtype']}: choose another folder with --out")
     rows = read(out)
-    done = {(json.dumps(row["case"]), row["repeat"]) for row in rows}
-    todo = [(case, n) for n in range(repeats) for case in found if (json.dumps(asdict(case)), n) not in done]
+    done = {(Case(**row["case"]), row["repeat"]) for row in rows}
+    todo = [(case, n) for n in range(repeats) for case in found if (case, n) not in done]
     if not todo:
         return rows
     (shape,) = {case.shape for case in found}
@@ -60,7 +61,7 @@ def run(
             if vision not in models:
                 models.clear()  # two large models need not fit
                 models[vision] = build(shape, device, kind, vision=vision)
-            new = list(_measure(models[vision], group, rows))
+            new = _measure(models[vision], group, rows, bar.set_postfix_str)
             rows += new
             with path.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in new)
@@ -81,36 +82,40 @@ def _same_job(todo: Sequence[tuple[Case, int]]) -> list[list[tuple[Case, int]]]:
     return list(groups.values())
 
 
-def _measure(model: Any, group: Sequence[tuple[Case, int]], before: Sequence[Row]) -> Iterator[Row]:
-    case, repeat = group[0]
-    if len(group) == 1 and any("error" in row and _larger(case, row["case"]) for row in before):
-        yield {"case": asdict(case), "repeat": repeat, "error": "out of memory with less already: not tried"}
-        return
+def _measure(model: Any, group: Sequence[tuple[Case, int]], before: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
+    head = [{"case": asdict(case), "repeat": repeat} for case, repeat in group]
+    case = group[0][0]
+    if len(group) == 1 and any("error" in row and _larger(case, Case(**row["case"])) for row in before):
+        return [{**head[0], "error": "out of memory with less already: not tried"}]
     try:
-        measured = [{"vision": _encode(model, case)}] if case.method == "vision" else together(model, [case for case, _ in group])
-        for (case, repeat), result in zip(group, measured, strict=True):
-            yield {"case": asdict(case), "repeat": repeat, **result}
+        vision = case.method == "vision"
+        found = [{"vision": _encode(model, case)}] if vision else together(model, [case for case, _ in group], tell)
+        return [{**row, **result} for row, result in zip(head, found, strict=True)]
     except torch.OutOfMemoryError as error:
         text = f"out of memory: {str(error).splitlines()[0]}"
-        yield from ({"case": asdict(case), "repeat": repeat, "error": text} for case, repeat in group)
-        torch.cuda.empty_cache()
+    gc.collect()  # out here, where the error no longer holds on to what filled the memory
+    torch.cuda.empty_cache()
+    return [{**row, "error": text} for row in head]
 
 
-def _larger(case: Case, other: dict[str, Any]) -> bool:
-    """Whether a case is as another that failed, or the same with more samples or frames."""
-    mine = asdict(case)
-    return mine["batch"] >= other["batch"] and mine["frames"] >= other["frames"] and all(
-        mine[name] == other[name] for name in mine if name not in ("batch", "frames")
-    )  # fmt: skip
+def _larger(case: Case, other: Case) -> bool:
+    """Whether a case is the same as another, with as many samples and frames or more."""
+    return (
+        case.batch >= other.batch
+        and case.frames >= other.frames
+        and replace(case, batch=0, frames=0) == replace(other, batch=0, frames=0)
+    )
 
 
-def together(model: Any, found: Sequence[Case]) -> list[Row]:
+def together(model: Any, found: Sequence[Case], tell: Callable[[str], None] = lambda text: None) -> list[Row]:
     """Cases with as many new tokens: one prefill after the other, then their decoding steps in turns, in a new order each time."""
     trials = [Trial(model, case) for case in found]
     for trial in trials:
+        tell(trial.case.label)
         trial.read()
     order, began = random.Random(0), time.time()
-    for _ in range(found[0].new_tokens):
+    for number in range(found[0].new_tokens):
+        tell(f"word {number + 1}")
         for trial in order.sample(trials, len(trials)):
             trial.step()
     return [{**trial.finish(), "in_turns": began if len(trials) > 1 else None} for trial in trials]

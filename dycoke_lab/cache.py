@@ -40,7 +40,27 @@ class RoomLayer(DynamicLayer):
     def _look(self) -> None:
         self.keys, self.values = self.buffer[:, :, : self.used].chunk(2, 1)
 
+    end: Tensor | None = None  # (1,), the column of the next token, while the layer holds still
+
+    def hold_still(self, end: Int[Tensor, " one"], count: int) -> None:
+        """Have `keys` and `values` keep their place and size for `count` steps: they show the room, too, and each step writes into
+        the column that `end` says."""
+        self._make_writable()
+        if self.used + count > self.buffer.shape[2]:
+            self._make_room(self.buffer[:, :, : self.used], count)
+        self.buffer[:, :, self.used :] = 0  # what a mask hides must still be a number
+        self.end = end
+        self.keys, self.values = self.buffer[:, :, : self.used + count].chunk(2, 1)
+
+    def go_on(self, done: int) -> None:
+        """End that, after so many steps."""
+        self.end, self.used = None, self.used + done
+        self._look()
+
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.end is not None:
+            self.buffer.index_copy_(2, self.end, torch.cat([key_states, value_states], 1))
+            return self.keys, self.values  # type: ignore[return-value]
         heads, count = key_states.shape[1:3]
         if self.used + count > self.buffer.shape[2]:  # twice as much each time: a step's share of the copying stays small
             self._make_room(self.buffer[:, :, : self.used], max(count, self.used))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -20,7 +20,7 @@ class Case:
     """One setting. method: "vision" only encodes frames; "full" is the full cache; "capture" that, with `capture_attention`
     looking on; "cut" is stock transformers on caches that were cut by hand to the lengths that DyCoke's have, the least that a
     stock decoding step can cost; else "dycoke", "one-shot", or a method's name. whole_logits: for all of the prompt, as old
-    stacks had them."""
+    stacks had them. graph: decode in steps of static shapes, on a GPU as one CUDA graph."""
 
     shape: str
     frames: int
@@ -33,6 +33,7 @@ class Case:
     waiting: Literal["device", "host", "nowhere"] = "device"
     score_layer: int = DyCokeConfig.score_layer
     whole_logits: bool = False
+    graph: bool = False
 
     def config(self) -> DyCokeConfig | None:
         """None: the model is as it was."""
@@ -55,6 +56,7 @@ class Case:
             parts += [f"gate {self.gate:g}"] if self.gate != DyCokeConfig.gate else []
             parts += [self.waiting] if self.waiting != "device" else []
         parts += ["all logits"] if self.whole_logits else []
+        parts += ["graph"] if self.graph else []
         return " ".join(parts)
 
     @property
@@ -80,15 +82,19 @@ def cases(
 
 def gpu_plan(shape: str) -> Iterator[Case]:
     """What one GPU is asked in ten minutes, the most important first; every batch is tried after the smaller ones."""
-    methods, merge = ["full", "dycoke", "fastv", "one-shot"], [0.3, 0.5, 0.7]
-    yield from cases(shape, 32, 1, 64, ["vision", *methods, "cut"], merge, [0.7])
-    for method in ("full", "dycoke"):
-        yield Case(shape, 32, 1, 64, method, *((0.7, 0.7) if method == "dycoke" else ()), whole_logits=True)  # type: ignore[arg-type]
+    methods, k, p = ["full", "dycoke", "fastv", "one-shot"], [0.7], [0.7]
+    for frames in (32, 64, 128):
+        yield from cases(shape, frames, 1, 64, ["vision"], k, p)
+    yield from cases(shape, 32, 1, 64, [*methods, "cut"], [0.3, 0.5, 0.7], p)
+    full, dycoke = cases(shape, 32, 1, 64, ["full", "dycoke"], k, p)
+    yield from (replace(case, whole_logits=True) for case in (full, dycoke))
+    graphs = [full, *cases(shape, 32, 1, 64, ["cut", "dycoke"], k, p, (DyCokeConfig.gate, 2.0))]
+    yield from (replace(case, graph=True) for case in graphs)
     for frames in (64, 128):
-        yield from cases(shape, frames, 1, 64, ["vision", *methods], [0.7], [0.7])
+        yield from cases(shape, frames, 1, 64, methods, k, p)
+    yield from cases(shape, 32, 1, 256, methods, [0.3, 0.5, 0.7], p)
+    yield from cases(shape, 128, 4, 64, ["dycoke"], k, p, waiting="host")
+    yield from cases(shape, 128, 4, 64, ["dycoke"], k, p, waiting="nowhere")
     for batch in (4, 8, 16, 32, 64):
-        yield from cases(shape, 32, batch, 64, methods, [0.7], [0.7])
-        yield from cases(shape, 128, batch, 64, ["full", "dycoke"], [0.7], [0.7])
-    yield from cases(shape, 32, 1, 256, methods, merge, [0.7])
-    for waiting in ("host", "nowhere"):
-        yield from cases(shape, 128, 4, 64, ["dycoke"], [0.7], [0.7], waiting=waiting)  # type: ignore[arg-type]
+        yield from cases(shape, 32, batch, 64, methods, k, p)
+        yield from cases(shape, 128, batch, 64, ["full", "dycoke"], k, p)

@@ -52,13 +52,15 @@ def columns(case: Case) -> Columns:
 @dataclass(frozen=True)
 class Work:
     """Of the whole batch. Bytes: the weights that a step reads; keys and values held on the device after the last word, and read by
-    its attention; what an average step moves, and of that what selecting moves. FLOPs of each stage; select is part of a step."""
+    its attention; what an average step moves, and of that what selecting moves, and what stock moves to add a column to all keys
+    and values. FLOPs of each stage; select is part of a step."""
 
     weights: int
     held: int
     read: int
     step_bytes: float
     select_bytes: float
+    append_bytes: float
     vision_flops: float
     merge_flops: float
     prefill_flops: float
@@ -77,11 +79,12 @@ def work(case: Case, element: int = 2, changed: float = 0.0) -> Work:
     def kv(new: float) -> float:
         return token * (whole * (at.prompt + new) + at.pruned * (short + new))
 
-    selects = at.pruned and case.method == "dycoke"
-    in_place = selects or case.method == "one-shot"  # stock copies all keys and values at each step, to add one
+    selects = at.pruned and case.method == "dycoke" and case.waiting != "nowhere"
+    in_place = case.graph or selects or case.method == "one-shot"
     mean = (case.new_tokens + 1) / 2
+    append_bytes = 0.0 if in_place else 2 * kv(mean)  # stock reads and writes all keys and values at each step, to add one
     select_bytes = (token * at.prompt / 2 + 2 * changed * token * at.kept * at.pruned) if selects else 0.0
-    step_bytes = shape.weights * element + kv(mean) * (1 if in_place else 3) + select_bytes
+    step_bytes = shape.weights * element + kv(mean) + append_bytes + select_bytes
     early = [at.prompt] * whole + [short if case.method == "fastv" else at.prompt] * at.pruned
     late = [int(at.prompt + mean)] * whole + [int(short + mean)] * at.pruned
     logits = at.prompt if case.whole_logits else 1
@@ -92,6 +95,7 @@ def work(case: Case, element: int = 2, changed: float = 0.0) -> Work:
         read=int(kv(case.new_tokens)),
         step_bytes=step_bytes,
         select_bytes=select_bytes,
+        append_bytes=append_bytes,
         vision_flops=case.batch * flops.vision(shape.tower, case.frames),
         merge_flops=case.batch * flops.merging(shape, at.compared),
         prefill_flops=case.batch * flops.prefill(shape, early, logits),

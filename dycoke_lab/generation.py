@@ -45,6 +45,7 @@ class Generation:
         self.slots: Tensor | None = None  # the selection in the order in which it lies in those layers' buffers
         self.decoding = False
         self.gaps = False  # whether a later turn brought padding
+        self.static = False  # whether steps have static shapes, and positions are given
         self.cache: ref[Cache] | None = None
 
     @property
@@ -74,7 +75,7 @@ class Generation:
         count = embeds.shape[1]
         start = inputs["past_key_values"].get_seq_length()  # merged tokens count; an assistant's rejected ones are gone
         self.seen = start + count
-        if not self.merged and not self.config.prune_ratio:
+        if self.static or not (self.merged or self.config.prune_ratio):
             return inputs
         if padding is not None and padding.shape[1] != self.seen:
             raise ValueError(

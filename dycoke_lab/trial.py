@@ -14,11 +14,13 @@ from transformers.cache_utils import Cache, DynamicCache
 from dycoke_lab.apply import DyCoke, generation_of
 from dycoke_lab.capture import capture_attention
 from dycoke_lab.case import Case
+from dycoke_lab.graph import WARM, StaticSteps
 from dycoke_lab.models import decoder_of
 from dycoke_lab.prune import keep_counts
 from dycoke_lab.run import cache_bytes
 from dycoke_lab.shapes import SHAPES, TEXT, prompt
 
+FIRST = 2  # steps before those of static shapes
 EXTRA = 4  # steps after the measured ones, in which selections are timed, since that makes a GPU wait
 
 
@@ -40,7 +42,8 @@ class Trial:
         words = torch.randint(TEXT, SHAPES[case.shape].vocab, (case.new_tokens + EXTRA, case.batch, 1), generator=random)
         self.words = words.to(model.device)
         self.steps: list[float] = []
-        self.stack = ExitStack()
+        self.static: StaticSteps | None = None
+        self.stack, self.still = ExitStack(), ExitStack()
         self.cache: Cache = DynamicCache(config=model.config.get_text_config())
 
     def now(self) -> float:
@@ -72,6 +75,14 @@ class Trial:
         self.merge = marks[1] - marks[0]
         if self.case.method == "cut":
             self.cache = self._cut()
+        if self.case.graph:
+            for number in range(FIRST):
+                self._write(number)
+            first = self.place + FIRST
+            self.static = StaticSteps(self.model, self.cache, first, WARM + 1 + self.case.new_tokens)
+            self.still.enter_context(self.static)
+            for number in range(WARM + 1):  # the last of them makes the graph
+                self.static(self.words[number])
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -82,6 +93,7 @@ class Trial:
     @torch.inference_mode()
     def finish(self) -> dict[str, Any]:
         """A row of results."""
+        self.still.close()
         held, read = cache_bytes(self.cache)
         peak = torch.cuda.max_memory_allocated() if self.cuda else None
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
@@ -96,6 +108,9 @@ class Trial:
         }  # fmt: skip
 
     def _write(self, number: int) -> None:
+        if self.static:
+            self.static(self.words[number])
+            return
         self.model(input_ids=self.words[number], position_ids=self.place + number, past_key_values=self.cache)
 
     def _cut(self) -> DynamicCache:
@@ -118,7 +133,7 @@ class Trial:
     def _selections(self) -> tuple[list[float], float | None]:
         """The time of each, and the share of selected tokens that one replaces, on average."""
         generation = generation_of(self.model, self.cache)
-        if generation is None or not self.case.prune_ratio:
+        if generation is None or not self.case.prune_ratio or self.static:  # a replay has no parts
             return [], None
         see, spent, changed = generation.see, [0.0] * EXTRA, []
 

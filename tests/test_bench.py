@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,87 +12,144 @@ from test_generate import SETTINGS, config_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import DynamicCache
 
-from dycoke_lab import bench, generation
+from dycoke_lab import DyCoke, bench, generation, report
+from dycoke_lab.case import Case, cases
 from dycoke_lab.cli import main
-from dycoke_lab.shapes import SHAPES, build
+from dycoke_lab.cost import Device, seconds, work
+from dycoke_lab.shapes import SHAPES, TEXT, build, prompt
+from dycoke_lab.trial import twin
+
+LARGE = 60_000  # bytes; keys of a layer in the test of allocations are 64 KB and more
+
+
+METHODS = ["vision", "full", "capture", "cut", "dycoke", "fastv", "one-shot"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_peak():
+    """Products of large matrices take longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "measured", lambda device, dtype: Device("a test's", 1e9, 1e10))
+        yield
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory):
+def ran(tmp_path_factory):
     out = tmp_path_factory.mktemp("bench")
-    found = bench.cases("tiny", 8, 2, 5, ["full", "dycoke", "cut", "fastv", "one-shot"], [0.5, 0.7], 0.7)
+    found = cases("tiny", 8, 2, 5, METHODS, [0.5, 0.7], [0.7])
     return found, bench.run(found, 2, out, "cpu", "float32", progress=False), out
 
 
-def test_bytes_are_those_predicted(rows):
-    _, measured, _ = rows
+def test_bytes_are_those_predicted(ran):
+    _, rows, _ = ran
     shape = SHAPES["tiny"]
     token = 2 * shape.kv_bytes(4)  # a batch of two
-    for row in measured:
-        case = row["case"]
-        left = 8 * 16 - 6 * (16 - int((1 - case["merge_ratio"]) * 16 + 0.5))
-        text = row["visual"] - 8 * 16 + case["new_tokens"]
-        kept = left if case["method"] == "full" else int(0.3 * left + 0.5)
+    for row in rows:
+        case = Case(**row["case"])
+        if case.method == "vision":
+            assert row["vision"] > 0
+            continue
+        left = 8 * 16 - 6 * (16 - int((1 - case.merge_ratio) * 16 + 0.5))
+        text = row["visual"] - 8 * 16 + case.new_tokens
+        kept = left if case.method in ("full", "capture") else int(0.3 * left + 0.5)
         assert row["bytes"]["read"] == token * (3 * (left + text) + (kept + text))
-        assert row["bytes"]["held"] - row["bytes"]["read"] == (token * left if case["method"] == "dycoke" else 0)
-        assert row["bytes"]["peak"] is None and len(row["steps"]) == 5
-        assert (len(row["select"]) == 0) == (case["method"] in ("full", "cut"))
+        assert row["bytes"]["held"] - row["bytes"]["read"] == (token * left if case.method == "dycoke" else 0)
+        assert row["bytes"]["peak"] is None and len(row["steps"]) == 5 and 0 < row["merge"] < row["prefill"]
+        assert (len(row["select"]) == 0) == (case.method in ("full", "capture", "cut"))
+        assert (row["changed"] is not None) == (case.method in ("dycoke", "one-shot"))
 
 
-def test_an_interrupted_run_goes_on_and_a_finished_one_stays(rows, monkeypatch):
-    found, measured, out = rows
+def test_an_interrupted_run_goes_on_and_a_finished_one_stays(ran, monkeypatch):
+    found, rows, out = ran
     path = out / bench.ROWS
     lines = path.read_text().splitlines()
-    assert len(lines) == len(found) * 2 == len(measured)
+    assert len(lines) == len(found) * 2 == len(rows)
     path.write_text("\n".join(lines[:-2]) + "\n")
     again = bench.run(found, 2, out, "cpu", "float32", progress=False)
-    assert [json.loads(line)["case"] for line in path.read_text().splitlines()] == [row["case"] for row in measured]
-    assert again[:-2] == measured[:-2] and len(json.loads((out / "provenance.json").read_text())["runs"]) == 2
+    assert [json.loads(line)["case"] for line in path.read_text().splitlines()] == [row["case"] for row in rows]
+    assert again[:-2] == rows[:-2] and len(json.loads((out / "provenance.json").read_text())["runs"]) == 2
     monkeypatch.setattr(bench, "build", None)  # a finished run needs no model
     assert bench.run(found, 2, out, "cpu", "float32") == again
     with pytest.raises(ValueError, match="holds a run on cpu in float32"):
         bench.run(found, 2, out, "cpu", "bfloat16")
+    path.write_text("\n".join(lines) + "\n")
 
 
-def test_running_out_of_memory_is_a_result(tmp_path, monkeypatch):
-    found = bench.cases("tiny", 4, 1, 2, ["full", "dycoke"], [0.5], 0.7)
+def test_a_round_that_has_no_time_left_is_not_begun(tmp_path):
+    found = cases("tiny", 4, 1, 2, ["full"], [0.5], [0.7])
+    assert bench.run(found, 3, tmp_path, "cpu", "float32", minutes=0.0, progress=False) == []
+    assert len(bench.run(found, 3, tmp_path, "cpu", "float32", minutes=9.0, progress=False)) == 3
 
-    def full_is_too_much(model, case):
-        if case.method == "full":
+
+def test_running_out_of_memory_is_a_result_and_more_is_not_tried(tmp_path, monkeypatch):
+    def full_is_too_much(model, found, tell):
+        if found[0].method == "full" and found[0].batch > 1:
             raise torch.OutOfMemoryError("no room")
-        return measure(model, case)
+        return together(model, found, tell)
 
-    measure = bench.measure
-    monkeypatch.setattr(bench, "measure", full_is_too_much)
+    together = bench.together
+    monkeypatch.setattr(bench, "together", full_is_too_much)
+    monkeypatch.setattr(bench, "_same_job", lambda todo: [[one] for one in todo])  # as on a GPU
+    found = [case for batch in (1, 2, 4) for case in cases("tiny", 4, batch, 2, ["full", "dycoke"], [0.5], [0.7])]
     rows = bench.run(found, 1, tmp_path, "cpu", "float32", progress=False)
-    assert rows[0]["error"] == "out of memory: no room" and "steps" in rows[1]
-    assert "no room" in bench.summary(rows)
+    errors = [row.get("error") for row in rows]
+    assert errors == [None, None, "out of memory: no room", None, "out of memory with less already: not tried", None]
+    assert "no room" in report.summary(tmp_path)
 
 
-def test_ratios_are_medians_within_rounds():
-    def row(method, repeat, seconds):
-        case = {"method": method, "merge_ratio": 0.5}
-        return {"case": case, "repeat": repeat, "prefill": seconds, "steps": [9.0, seconds, seconds]}
+def test_ratios_are_medians_within_rounds_or_between_steps_that_took_turns():
+    def row(repeat, seconds, turns=None):
+        return {
+            "repeat": repeat,
+            "prefill": seconds,
+            "merge": 0.1,
+            "steps": [9.0, seconds, seconds, 4 * seconds],
+            "in_turns": turns,
+        }
 
-    rows = [row("full", n, 2.0 * (n + 1)) for n in range(3)] + [row("dycoke", n, float(n + 1)) for n in range(3)]
-    assert bench.ratios(rows, "prefill") == {"full": (1, 1, 1), "dycoke K=0.5": (2, 2, 2)}
-    assert bench.ratios(rows, "step")["dycoke K=0.5"] == (2, 2, 2)
+    full, other = [row(n, 2.0 * (n + 1)) for n in range(3)], [row(n, float(n + 1)) for n in range(3)]
+    assert report.ratio("prefill", other, full) == (0.5, 0.5, 0.5) == report.ratio("step", other, full)
+    assert report.ratio("step", other, []) is None and report.ratio("step", [{"repeat": 0, "error": "no"}], full) is None
+    turns = [row(0, 3.0, 17.5)], [row(0, 2.0, 17.5)], [row(0, 1.0, 99.0)]
+    assert report.ratio("step", turns[0], turns[1]) == (1.5, 1.5, 1.5)
+    assert report.ratio("step", turns[0], turns[2]) is None  # another time, when the machine was another
+
+
+def test_the_table_has_a_line_for_each_case(ran):
+    found, _, out = ran
+    lines = report.table(out)
+    assert [line["case"] for line in lines] == [case.label for case in found]
+    named = {line["case"]: line for line in lines}
+    dycoke = named["dycoke K=0.7 P=0.7"]
+    assert dycoke["step / full"][1] <= dycoke["step / full"][0] <= dycoke["step / full"][2] and dycoke["step / cut"][0] > 0
+    assert named["full"]["step / full"] == (1, 1, 1) and named["full"]["step / cut"] is None
+    least = seconds(work(Case(**ran[1][1]["case"]), 4), Device("", 1e9, 1e10), 5)
+    assert named["full"]["step roofline"] == pytest.approx(least["step"] / named["full"]["step"])
+    text = report.summary(out)
+    assert all(case.label in text for case in found) and "tiny · 8 frames · batch 2 · 5 new tokens" in text
 
 
 def test_the_command_prints_a_table(tmp_path, capsys):
     main(["bench", "--frames", "4", "--new-tokens", "3", "--repeats", "1", "--methods", "full,dycoke", "--merge-ratio", ".7",
           "--out", str(tmp_path / "x")])  # fmt: skip
     out = capsys.readouterr().out
-    assert "dycoke K=0.7" in out and "times less" in out
+    assert "dycoke K=0.7" in out and "step / full" in out
     for wrong in (
-        ["--shape", "huge"],
-        ["--methods", "magic"],
-        ["--merge-ratio", "2"],
+        ["--shape", "huge"], ["--methods", "magic"], ["--merge-ratio", "2"], ["--prune-ratio", "x"],
         ["--device", "nowhere", "--out", str(tmp_path / "y")],
-    ):
+    ):  # fmt: skip
         with pytest.raises(SystemExit) as stop:
             main(["bench", *wrong])
         assert str(stop.value.code).startswith("error: ")
+
+
+def test_twins_share_their_weights_and_nothing_else():
+    model = build("tiny")
+    other = twin(model)
+    assert all(a.data_ptr() == b.data_ptr() for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    with DyCoke(merge_ratio=0.5)(other):
+        assert decoder_of(other)._forward_pre_hooks and not decoder_of(model)._forward_pre_hooks
+    assert decoder_of(other).config is not decoder_of(model).config
 
 
 @pytest.mark.parametrize("name", ["llava-ov-0.5b", "llava-ov-7b", "qwen2.5-vl-3b", "qwen2.5-vl-7b"])
@@ -111,15 +169,19 @@ class Counter(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.waits, self.made = [], 0
+        self.waits, self.large = [], 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         if any(name.startswith(wait) for wait in self.WAITS):
             self.waits.append(name)
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, torch.Tensor) and out.untyped_storage().nbytes() > 50_000:
-            self.made += 1
+        if isinstance(out, torch.Tensor) and not out.is_sparse:
+            mine = {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
+            new = out.untyped_storage()
+            self.large += (
+                new.nbytes() >= LARGE and new.data_ptr() not in mine and name != "_scaled_dot_product_flash_attention_for_cpu"
+            )
         return out
 
 
@@ -138,3 +200,24 @@ def test_a_decoding_step_waits_for_no_number(family, model, prompts, settings, m
         with Counter() as counter:
             model(input_ids=word, past_key_values=cache)
     assert counter.waits == []
+
+
+def test_a_decoding_step_allocates_nothing_the_size_of_a_cache():
+    """Stock copies all keys and values at each step. Here a step writes in place, however many there have been."""
+    model = build("tiny")
+    inputs = prompt("tiny", model, 32, 1)
+    word = torch.tensor([[TEXT]])
+
+    def large(config):
+        found = []
+        with DyCoke(**config)(model) if config else nullcontext(), torch.no_grad():
+            cache = DynamicCache(config=model.config.get_text_config())
+            model(**inputs, past_key_values=cache)
+            for _ in range(40):
+                with Counter() as counter:
+                    model(input_ids=word, past_key_values=cache)
+                found.append(counter.large)
+        return found
+
+    assert large(None) == [2 * SHAPES["tiny"].layers] * 40  # all keys, and all values
+    assert large(dict(merge_ratio=0.0, prune_ratio=0.1, gate=-1.0, score_layer=1))[1:] == [0] * 39

@@ -42,16 +42,25 @@ def run(
     if (record["device"], record["dtype"]) != (device, dtype):
         raise ValueError(f"{out} holds a run on {record['device']} in {record['dtype']}: choose another folder with --out")
     rows = read(out)
-    done = {(Case(**row["case"]), row["repeat"]) for row in rows}
+    done = {(Case(**row["case"]), row["repeat"]) for row in rows if "error" not in row}
     todo = [(case, n) for n in range(repeats) for case in found if (case, n) not in done]
     if not todo:
         return rows
     (shape,) = {case.shape for case in found}
     kind = getattr(torch, dtype)
     began = time.monotonic()
-    record["runs"].append({**provenance(), "peak": asdict(measured(device, kind))})
+    cuda = device.startswith("cuda")
+    if cuda:
+        torch.cuda.set_device(device)
+    peak = asdict(measured(device, kind))
+    if record["runs"] and record["runs"][-1]["peak"]["name"] != peak["name"]:
+        raise ValueError(
+            f"{out} holds a run on {record['runs'][-1]['peak']['name']}, this is {peak['name']}: choose another folder with --out"
+        )
+    record["runs"].append({**provenance(), "peak": peak})
+    number = len(record["runs"]) - 1
     about.write_text(json.dumps(record, indent=1) + "\n")
-    groups = [[one] for one in todo] if device.startswith("cuda") else _same_job(todo)
+    groups = [[one] for one in todo] if cuda else _same_job(todo)
     models: dict[bool, Any] = {}
     with tqdm(total=len(todo), desc=shape, disable=not progress) as bar:
         for group in groups:
@@ -60,8 +69,11 @@ def run(
             vision = group[0][0].method == "vision"
             if vision not in models:
                 models.clear()  # two large models need not fit
+                _empty()
                 models[vision] = build(shape, device, kind, vision=vision)
-            new = _measure(models[vision], group, rows, bar.set_postfix_str)
+                _warm_up(models[vision], group[0][0])
+            failed = [row for row in rows if row["run"] == number and "error" in row]
+            new = [{**row, "run": number} for row in _measure(models[vision], group, failed, bar.set_postfix_str)]
             rows += new
             with path.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in new)
@@ -82,19 +94,33 @@ def _same_job(todo: Sequence[tuple[Case, int]]) -> list[list[tuple[Case, int]]]:
     return list(groups.values())
 
 
-def _measure(model: Any, group: Sequence[tuple[Case, int]], before: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
+def _warm_up(model: Any, case: Case) -> None:
+    """Whatever is loaded and compiled once, before the first time that counts."""
+    few = replace(case, frames=4, batch=1, new_tokens=2, graph=False, whole_logits=False)
+    if case.method == "vision":
+        _encode(model, replace(few, frames=1))
+    else:
+        together(model, [replace(few, method="full"), replace(few, method="dycoke", merge_ratio=0.5, prune_ratio=0.5, gate=2.0)])
+
+
+def _empty() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _measure(model: Any, group: Sequence[tuple[Case, int]], failed: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
     head = [{"case": asdict(case), "repeat": repeat} for case, repeat in group]
-    case = group[0][0]
-    if len(group) == 1 and any("error" in row and _larger(case, Case(**row["case"])) for row in before):
+    case, repeat = group[0]
+    if len(group) == 1 and any(_larger(case, Case(**row["case"])) for row in failed):
         return [{**head[0], "error": "out of memory with less already: not tried"}]
+    _empty()
     try:
         vision = case.method == "vision"
-        found = [{"vision": _encode(model, case)}] if vision else together(model, [case for case, _ in group], tell)
+        found = [{"vision": _encode(model, case)}] if vision else together(model, [case for case, _ in group], repeat, tell)
         return [{**row, **result} for row, result in zip(head, found, strict=True)]
     except torch.OutOfMemoryError as error:
         text = f"out of memory: {str(error).splitlines()[0]}"
-    gc.collect()  # out here, where the error no longer holds on to what filled the memory
-    torch.cuda.empty_cache()
+    _empty()  # out here, where the error no longer holds on to what filled the memory
     return [{**row, "error": text} for row in head]
 
 
@@ -107,25 +133,31 @@ def _larger(case: Case, other: Case) -> bool:
     )
 
 
-def together(model: Any, found: Sequence[Case], tell: Callable[[str], None] = lambda text: None) -> list[Row]:
-    """Cases with as many new tokens: one prefill after the other, then their decoding steps in turns, in a new order each time."""
+def together(model: Any, found: Sequence[Case], seed: int = 0, tell: Callable[[str], None] = lambda text: None) -> list[Row]:
+    """Cases with as many new tokens: one prefill after the other, then their decoding steps in turns; both in an order that is
+    drawn, for each word anew."""
+    order, began = random.Random(seed), time.time()
     trials = [Trial(model, case) for case in found]
-    for trial in trials:
-        tell(trial.case.label)
-        trial.read()
-    order, began = random.Random(0), time.time()
-    for number in range(found[0].new_tokens):
-        tell(f"word {number + 1}")
+    try:
         for trial in order.sample(trials, len(trials)):
-            trial.step()
-    return [{**trial.finish(), "in_turns": began if len(trials) > 1 else None} for trial in trials]
+            tell(trial.case.label)
+            trial.read()
+        for number in range(found[0].new_tokens):
+            tell(f"word {number + 1}")
+            for trial in order.sample(trials, len(trials)):
+                trial.step()
+        return [{**trial.finish(), "in_turns": began if len(trials) > 1 else None} for trial in trials]
+    finally:
+        for trial in trials:
+            trial.close()
 
 
 @torch.inference_mode()
 def _encode(model: Any, case: Case) -> float:
     call = encode(case.shape, model, case.frames, case.batch)
+    wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
+    wait()
     began = time.perf_counter()
     call()
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - began

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from dycoke_lab.fetch import Moves, fetch
 from dycoke_lab.layout import take
 
-ROOM = 64  # columns added at first
+ROOM = 256  # columns added at once
 
 Waiting = Literal["device", "host", "nowhere"]
 
@@ -22,14 +22,14 @@ Waiting = Literal["device", "host", "nowhere"]
 class RoomLayer(DynamicLayer):
     """A layer that has room for more columns, so that a step writes its keys and values in place, where stock concatenates.
 
-    buffer: (batch, 2 * kv_heads, columns and room, head_dim), the heads of keys and then those of values. keys, values: the part in
+    buffer: (2 * batch, kv_heads, columns and room, head_dim), all samples' keys and then their values. keys, values: the part in
     use, (batch, kv_heads, columns, head_dim). used: how many columns that is.
     """
 
     def __init__(self, layer: DynamicLayer, states: Tensor | None = None) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, layer.is_initialized
-        self._make_room(torch.cat([layer.keys, layer.values], 1) if states is None else states, ROOM)  # type: ignore[list-item]
+        self._make_room(torch.cat([layer.keys, layer.values]) if states is None else states, ROOM)  # type: ignore[list-item]
 
     def _make_room(self, states: Tensor, room: int) -> None:
         """A buffer that begins with these keys and values."""
@@ -38,7 +38,7 @@ class RoomLayer(DynamicLayer):
         self._look()
 
     def _look(self) -> None:
-        self.keys, self.values = self.buffer[:, :, : self.used].chunk(2, 1)
+        self.keys, self.values = self.buffer[:, :, : self.used].chunk(2)
 
     end: Tensor | None = None  # (1,), the column of the next token, while the layer holds still
 
@@ -50,7 +50,7 @@ class RoomLayer(DynamicLayer):
             self._make_room(self.buffer[:, :, : self.used], count)
         self.buffer[:, :, self.used :] = 0  # what a mask hides must still be a number
         self.end = end
-        self.keys, self.values = self.buffer[:, :, : self.used + count].chunk(2, 1)
+        self.keys, self.values = self.buffer[:, :, : self.used + count].chunk(2)
 
     def go_on(self, done: int) -> None:
         """End that, after so many steps."""
@@ -59,14 +59,14 @@ class RoomLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.end is not None:
-            self.buffer.index_copy_(2, self.end, torch.cat([key_states, value_states], 1))
+            self.buffer.index_copy_(2, self.end, torch.cat([key_states, value_states]))
             return self.keys, self.values  # type: ignore[return-value]
-        heads, count = key_states.shape[1:3]
-        if self.used + count > self.buffer.shape[2]:  # twice as much each time: a step's share of the copying stays small
-            self._make_room(self.buffer[:, :, : self.used], max(count, self.used))
+        count = key_states.shape[2]
+        if self.used + count > self.buffer.shape[2]:
+            self._make_room(self.buffer[:, :, : self.used], max(count, ROOM))
         self._make_writable()
         new = self.buffer[:, :, self.used : self.used + count]
-        new[:, :heads], new[:, heads:] = key_states, value_states
+        new[: len(key_states)], new[len(key_states) :] = key_states, value_states
         self.used += count
         self._look()
         return self.keys, self.values  # type: ignore[return-value]
@@ -83,14 +83,14 @@ class RoomLayer(DynamicLayer):
         return self.buffer[:, :, : self.used].numel() * self.buffer.element_size()
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self.buffer = self.buffer[indices.to(self.buffer.device)]
+        self.buffer = self.buffer[_both(indices, self.buffer)]
         self._look()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:  # type: ignore[override]
         self.batch_select_indices(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        self.batch_select_indices(torch.arange(len(self.buffer)).repeat_interleave(repeats))
+        self.batch_select_indices(torch.arange(len(self.buffer) // 2).repeat_interleave(repeats))
 
     def crop(self, *_: Any) -> None:
         raise NotImplementedError(
@@ -104,7 +104,7 @@ class RoomLayer(DynamicLayer):
     def _stock(self, states: Tensor) -> DynamicLayer:
         layer = DynamicLayer()
         layer.dtype, layer.device, layer.is_initialized = self.dtype, self.device, self.is_initialized
-        layer.keys, layer.values = states.chunk(2, 1)
+        layer.keys, layer.values = states.chunk(2)
         return layer
 
 
@@ -112,7 +112,7 @@ class WaitingLayer(RoomLayer):
     """A layer that stores a prompt's visual tokens apart, and hands attention a copy of those selected, before all others.
 
     keys, values: what attention gets: selected visual tokens, the prompt's other columns, what came later. store: keys and
-    values of all visual tokens, (batch, 2 * kv_heads, visual, head_dim), on the device or in the host's memory; None once the
+    values of all visual tokens, (2 * batch, kv_heads, visual, head_dim), on the device or in the host's memory; None once the
     others were evicted.
 
     prompt: columns of the prompt. visual, others: (batch, ...), those of them to store, and those always to attend to.
@@ -122,13 +122,13 @@ class WaitingLayer(RoomLayer):
         self, layer: DynamicLayer, prompt: int, visual: Int[Tensor, "batch visual"], others: Int[Tensor, "batch others"],
         waiting: Waiting = "device",
     ) -> None:  # fmt: skip
-        states: Any = torch.cat([layer.keys, layer.values], 1)  # type: ignore[list-item]
-        rest = take(states, others[:, None].expand(-1, states.shape[1], -1))
+        states: Any = torch.cat([layer.keys, layer.values])  # type: ignore[list-item]
+        rest = _of_both(states, others)
         super().__init__(layer, torch.cat([rest, states[:, :, prompt:]], 2))
         self.prompt = prompt
         self.width = 0  # columns of selected tokens
         self.always = rest.shape[2]  # columns of the prompt that are no visual tokens
-        self.store: Tensor | None = take(states, visual[:, None].expand(-1, states.shape[1], -1))
+        self.store: Tensor | None = _of_both(states, visual)
         if waiting == "host":
             self.store = _to_host(self.store)
 
@@ -156,7 +156,7 @@ class WaitingLayer(RoomLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self.store = None if self.store is None else self.store[indices.to(self.store.device)]
+        self.store = None if self.store is None else self.store[_both(indices, self.store)]
         told = self.on_rearranged and self.on_rearranged()
         if told:
             told(indices.to(self.buffer.device))
@@ -173,10 +173,21 @@ class WaitingLayer(RoomLayer):
         if self.store is not None:
             states = buffer.new_zeros(*buffer.shape[:2], self.prompt, buffer.shape[3])
             for columns, part in ((others, buffer[:, :, self.width : end]), (visual, self.store.to(buffer.device))):
-                states.scatter_(2, columns[:, None, :, None].expand_as(part), part)
+                states.scatter_(2, columns.repeat(2, 1)[:, None, :, None].expand_as(part), part)
         else:
-            states = take(buffer[:, :, :end], attended.argsort(1)[:, None].expand(-1, buffer.shape[1], -1))  # type: ignore[union-attr]
+            states = _of_both(buffer[:, :, :end], attended.argsort(1))  # type: ignore[union-attr]
         return self._stock(torch.cat([states, buffer[:, :, end:]], 2))
+
+
+def _both(indices: Tensor, states: Tensor) -> Tensor:
+    """Numbers of samples, among keys and among values."""
+    indices = indices.to(states.device)
+    return torch.cat([indices, indices + len(states) // 2])
+
+
+def _of_both(states: Tensor, columns: Int[Tensor, "batch columns"]) -> Tensor:
+    """These columns of keys and of values, (2 * batch, kv_heads, columns, head_dim)."""
+    return take(states, columns.repeat(2, 1)[:, None].expand(-1, states.shape[1], -1))
 
 
 def _to_host(states: Tensor) -> Tensor:

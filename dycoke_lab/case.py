@@ -48,11 +48,11 @@ class Case:
 
     @property
     def label(self) -> str:
-        """Short, and another for each case of a run of one shape."""
+        """Short; what is as usual is left out."""
         parts = [self.method]
         if self.method not in UNTOUCHED:
             parts += [f"K={self.merge_ratio:g}", f"P={self.prune_ratio:g}"]
-        if self.method == "dycoke":
+        if self.method not in (*UNTOUCHED, "cut"):
             parts += [f"gate {self.gate:g}"] if self.gate != DyCokeConfig.gate else []
             parts += [self.waiting] if self.waiting != "device" else []
         parts += ["all logits"] if self.whole_logits else []

@@ -53,7 +53,7 @@ def columns(case: Case) -> Columns:
 class Work:
     """Of the whole batch. Bytes: the weights that a step reads; keys and values held on the device after the last word, and read by
     its attention; what an average step moves, and of that what selecting moves, and what stock moves to add a column to all keys
-    and values. FLOPs of each stage; select is part of a step."""
+    and values; logits, and keys and values, at the end of the prefill. FLOPs of each stage; select is part of a step."""
 
     weights: int
     held: int
@@ -67,6 +67,7 @@ class Work:
     step_flops: float
     select_flops: float
     logits_bytes: int
+    prompt_bytes: int
 
 
 def work(case: Case, element: int = 2, changed: float = 0.0) -> Work:
@@ -80,7 +81,7 @@ def work(case: Case, element: int = 2, changed: float = 0.0) -> Work:
         return token * (whole * (at.prompt + new) + at.pruned * (short + new))
 
     selects = at.pruned and case.method == "dycoke" and case.waiting != "nowhere"
-    in_place = case.graph or selects or case.method == "one-shot"
+    in_place = case.graph or (at.pruned and case.method not in ("cut", "fastv"))
     mean = (case.new_tokens + 1) / 2
     append_bytes = 0.0 if in_place else 2 * kv(mean)  # stock reads and writes all keys and values at each step, to add one
     select_bytes = (token * at.prompt / 2 + 2 * changed * token * at.kept * at.pruned) if selects else 0.0
@@ -102,6 +103,7 @@ def work(case: Case, element: int = 2, changed: float = 0.0) -> Work:
         step_flops=case.batch * flops.step(shape, late) + select,
         select_flops=select,
         logits_bytes=case.batch * logits * shape.vocab * element,
+        prompt_bytes=token * sum(early),
     )
 
 

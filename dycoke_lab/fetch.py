@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -60,12 +61,12 @@ def fetch(store: Float[Tensor, "batch heads visual dim"], buffer: Float[Tensor, 
             to = places // width * buffer.shape[2] + places % width
             fetched = store.view(-1, dim).index_select(0, rows).to(buffer.device, non_blocking=True)
             buffer.view(-1, dim).index_copy_(0, to.to(buffer.device), fetched)
-    elif triton is None or torch.is_grad_enabled():
+    elif triton is None or torch.is_grad_enabled() or not (buffer.is_cuda or triton.knobs.runtime.interpret):
         buffer[:, :, :width] = store.gather(2, moves.columns[:, None, :, None].expand(-1, heads, -1, dim))
     elif width:
-        _move[width, batch * heads](
-            store, buffer, moves.columns, moves.changed, visual, buffer.shape[2], width, heads, dim, triton.next_power_of_2(dim)
-        )
+        sizes = visual, buffer.shape[2], width, heads, dim, triton.next_power_of_2(dim)
+        with torch.cuda.device(buffer.device) if buffer.is_cuda else nullcontext():
+            _move[width, batch * heads](store, buffer, moves.columns, moves.changed, *sizes)
 
 
 if triton is not None:

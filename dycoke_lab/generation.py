@@ -166,6 +166,7 @@ class Generation:
             return
         columns = self.place.gather(1, self.slots)  # type: ignore[arg-type]
         changed = torch.ones_like(columns, dtype=torch.bool) if changed is None else changed
+        columns, changed = columns.repeat(2, 1), changed.repeat(2, 1)  # of keys and of values
         at_hand = self.config.waiting == "host" or free_to_look(columns.device)
         moves = plan(columns, changed, self.layers[0].buffer.shape[1], self.visual.shape[1], at_hand)
         for layer in self.layers:

@@ -1,7 +1,8 @@
 """Decoding steps of static shapes, which a GPU can replay as one CUDA graph: no kernel waits for Python.
 
 Stock transformers wants a static cache for that; DyCoke's layers, whose buffers have room, do as well. Each step writes its keys
-and values at a column that a tensor names, and a mask hides the room that is not in use yet.
+and values at a column that a tensor names, and a mask hides the room that is not in use yet. With a mask SDPA takes another kernel
+than without: compare static steps with static ones.
 """
 
 from __future__ import annotations
@@ -65,10 +66,17 @@ class StaticSteps:
             layer.hold_still(self.ends[layer.used], self.count)
         if self.generation:
             self.generation.static = True
+            for name in CARRIED:  # what was made under torch.inference_mode cannot be written to outside it
+                value = getattr(self.generation, name)
+                if value is not None and value.is_inference():
+                    setattr(self.generation, name, value.clone())
+            if self.generation.active:
+                self.generation.active = self.generation.active[0].clone(), None
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.stack.close()
+        self.graph, self.count = None, self.done  # its memory is no longer the cache's
         for layer in self.layers:
             layer.go_on(self.done)
         for number in self.stock:
@@ -90,11 +98,12 @@ class StaticSteps:
         if not self.word.is_cuda or self.done < WARM:
             self.logits = self._step()
         else:
-            if self.graph is None:
-                self.graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graph):  # records, and runs nothing
-                    self.logits = self._step()
-            self.graph.replay()
+            with torch.cuda.device(self.word.device):
+                if self.graph is None:
+                    self.graph = torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(self.graph):  # records, and runs nothing
+                        self.logits = self._step()
+                self.graph.replay()
         self.done += 1
         return self.logits
 
@@ -130,7 +139,7 @@ def _check(decoder: Any, generation: Generation | None) -> None:
         raise ValueError("the batch has padding, so that steps have no static shape: group prompts of one length")
     if not generation.config.prune_ratio:
         return
-    if not (generation.method.exact and generation.even):
+    if not (generation.method.exact and generation.even) or (generation.active and generation.active[1] is not None):
         raise ValueError("samples keep different numbers of visual tokens, so that steps have no static shape")
     if generation.config.waiting == "host":
         raise ValueError("waiting='host' has the CPU look at each selection: use 'device' or 'nowhere'")

@@ -33,11 +33,11 @@ def last_query_attention(
     mask: Tensor | None,
     scaling: float,
 ) -> Float[Tensor, "batch heads keys"]:
-    """The attention of the last query over all keys, in float32: one row, never the square."""
+    """The attention of the last query over all keys, one row, never the square: softmax in float32, as stock's eager attention."""
     batch, heads, _, dim = query.shape
     kv_heads = key.shape[1]
-    row = query[:, :, -1].float().view(batch, kv_heads, heads // kv_heads, dim) * scaling
-    logits = (row @ key.float().transpose(-1, -2)).view(batch, heads, -1)
+    row = query[:, :, -1].view(batch, kv_heads, heads // kv_heads, dim) * scaling
+    logits = (row @ key.transpose(-1, -2)).view(batch, heads, -1).float()
     if mask is not None:
         logits = logits.masked_fill(~visible(mask, key.shape[2])[:, None], -torch.inf)
     return logits.softmax(-1)

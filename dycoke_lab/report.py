@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,23 +28,28 @@ def value(row: Row, of: str) -> float:
 
 
 def ratio(of: str, rows: Sequence[Row], to: Sequence[Row], draws: int = 2000) -> tuple[float, float, float] | None:
-    """How long `rows` take, by how long the rows `to` of the same rounds take: median over rounds (of steps that took turns: over
-    each two next to each other) and its 95 % interval (bootstrap). None if no round has both."""
-    pairs = []
+    """How long `rows` take, by how long the rows `to` of the same run and round take: the median, and its 95 % interval (bootstrap
+    over rounds, and of steps that took turns over steps in a round, as if they did not depend on each other). NaN for an interval
+    of fewer than three ratios, None if there is no ratio."""
+    rounds = []
     for row, other in product(rows, to):
-        if "error" in row or "error" in other or row["repeat"] != other["repeat"]:
+        if "error" in row or "error" in other or any(row[name] != other[name] for name in ("run", "repeat", "in_turns")):
             continue
         if of == "step" and row["in_turns"]:
-            if row["in_turns"] != other["in_turns"]:
-                continue  # they did not take turns with each other
-            pairs += [a / b for a, b in zip(row["steps"][1:], other["steps"][1:], strict=True)]
+            rounds.append([a / b for a, b in zip(row["steps"][1:], other["steps"][1:], strict=True)])
         else:
-            pairs.append(value(row, of) / value(other, of))
-    if not pairs:
+            rounds.append([value(row, of) / value(other, of)])
+    if not rounds:
         return None
-    drawn = np.median(np.random.default_rng(0).choice(pairs, (draws, len(pairs))), 1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return statistics.median(pairs), float(low), float(high)
+    middle = statistics.median(pair for pairs in rounds for pair in pairs)
+    if sum(map(len, rounds)) < 3:
+        return middle, math.nan, math.nan
+    random = np.random.default_rng(0)
+    table = np.array(rounds)  # rounds x steps
+    chosen = table[random.integers(len(table), size=(draws, len(table)))]
+    steps = random.integers(table.shape[1], size=chosen.shape)
+    low, high = np.quantile(np.median(np.take_along_axis(chosen, steps, 2).reshape(draws, -1), 1), [0.025, 0.975])
+    return middle, float(low), float(high)
 
 
 def by_case(rows: Sequence[Row]) -> dict[Case, list[Row]]:
@@ -56,6 +63,12 @@ def device_of(out: Path) -> tuple[Device, int]:
     """The measured peak of the device that a folder's last run was on; and bytes of a number."""
     record = json.loads((out / "provenance.json").read_text())
     return Device(**record["runs"][-1]["peak"]), torch.empty(0, dtype=getattr(torch, record["dtype"])).element_size()
+
+
+def _like(case: Case, method: str, **settings: float) -> Case:
+    """Another method at the same job, decoding in the same way."""
+    job = (case.shape, case.frames, case.batch, case.new_tokens)
+    return Case(*job, method, **settings, score_layer=case.score_layer, whole_logits=case.whole_logits, graph=case.graph)  # type: ignore[arg-type]
 
 
 def table(out: Path) -> list[dict[str, Any]]:
@@ -81,14 +94,14 @@ def table(out: Path) -> list[dict[str, Any]]:
         line |= {of: statistics.median(value(row, of) for row in good) for of in ("prefill", "step", "total")}
         line["merge share"] = statistics.median(value(row, "share") for row in good)
         line["select"] = statistics.median(statistics.median(row["select"]) for row in good) if good[0]["select"] else 0.0
-        line |= {name: good[0]["bytes"][name] for name in ("held", "read", "peak", "activations")}
+        line |= {name: good[0]["bytes"][name] for name in ("held", "read", "peak in prefill", "peak in decoding", "activations")}
         line |= {f"{of} roofline": least[of] / line[of] for of in ("prefill", "step")}
         line["changed"] = statistics.mean(changed) if changed else None
-        same = [other for other in found if other.job == case.job]
-        full = next((found[other] for other in same if other.label == "full"), [])
-        floor = next((found[other] for other in same if other.label == f"cut K={case.merge_ratio:g} P={case.prune_ratio:g}"), [])
+        full = found.get(_like(case, "full"), [])
+        cut = _like(case, "cut", merge_ratio=case.merge_ratio, prune_ratio=case.prune_ratio)
+        floors = [rows for other, rows in found.items() if replace(other, gate=cut.gate, waiting=cut.waiting) == cut]
         line |= {f"{of} / full": ratio(of, rows, full) for of in ("prefill", "step", "total")}
-        line["step / cut"] = ratio("step", rows, floor if case.method == "dycoke" else [])
+        line["step / cut"] = ratio("step", rows, floors[0] if floors and case.method == "dycoke" else [])
         lines.append(line)
     return lines
 
@@ -97,7 +110,8 @@ def summary(out: Path) -> str:
     """The table for a terminal, jobs apart."""
 
     def interval(found: tuple[float, float, float] | None) -> str:
-        return "{:.3f} [{:.3f}, {:.3f}]".format(*found) if found else ""
+        text = "{:.3f} [{:.3f}, {:.3f}]".format(*found) if found else ""
+        return text.removesuffix(" [nan, nan]")
 
     text, job = [], None
     for line in table(out):

@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from dycoke_lab.apply import DyCoke, generation_of
 from dycoke_lab.capture import capture_attention
 from dycoke_lab.case import Case
+from dycoke_lab.cost import work
 from dycoke_lab.graph import WARM, StaticSteps
 from dycoke_lab.models import decoder_of
 from dycoke_lab.prune import keep_counts
@@ -54,8 +55,7 @@ class Trial:
     @torch.inference_mode()
     def read(self) -> None:
         """The prefill. What it sets up stays until `finish`."""
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
+        self._peak()
         decoder, marks = decoder_of(self.model), []
 
         def mark(*_: Any) -> None:
@@ -73,6 +73,7 @@ class Trial:
                 self.model(**self.inputs, past_key_values=self.cache, logits_to_keep=logits)
                 self.prefill = self.now() - began
         self.merge = marks[1] - marks[0]
+        self.peaks = [self._peak()]
         if self.case.method == "cut":
             self.cache = self._cut()
         if self.case.graph:
@@ -94,18 +95,33 @@ class Trial:
     def finish(self) -> dict[str, Any]:
         """A row of results."""
         self.still.close()
+        self.peaks.append(self._peak())
         held, read = cache_bytes(self.cache)
-        peak = torch.cuda.max_memory_allocated() if self.cuda else None
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         select, changed = self._selections()
-        self.stack.close()
+        self.close()
+        own = work(self.case, self.inputs["mm_encoder_outputs"]["video"].pooler_output[0].element_size())
         return {
             "visual": self.columns, "prefill": self.prefill, "merge": self.merge, "steps": self.steps, "select": select,
             "changed": changed, "bytes": {
-                "weights": weights, "held": held, "read": read, "peak": peak,
-                "activations": None if peak is None else peak - weights - held,
+                "weights": weights, "held": held, "read": read, "peak in prefill": self.peaks[0], "peak in decoding": self.peaks[1],
+                "activations": None if self.peaks[0] is None else self.peaks[0] - weights - own.prompt_bytes,
             },
         }  # fmt: skip
+
+    def close(self) -> None:
+        """Let go of all it holds; nothing waiting is put back first."""
+        self.still.close()
+        self.static, self.cache = None, DynamicCache()
+        self.stack.close()
+
+    def _peak(self) -> int | None:
+        """Bytes on the GPU at most since this was last asked."""
+        if not self.cuda:
+            return None
+        most = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return most
 
     def _write(self, number: int) -> None:
         if self.static:
@@ -138,14 +154,19 @@ class Trial:
         see, spent, changed = generation.see, [0.0] * EXTRA, []
 
         def timed(call: Any) -> None:
+            if call.layer != self.case.score_layer - 1:
+                return
             began = self.now()
             see(call)
-            spent[number] += self.now() - began
+            spent[number] = self.now() - began
 
         generation.see = timed  # type: ignore[method-assign]
-        for number in range(EXTRA):
-            before = generation.slots
-            self._write(len(self.steps) + number)
-            if before is not None and generation.slots is not None:
-                changed.append(float((before != generation.slots).float().mean()))
+        try:
+            for number in range(EXTRA):
+                before = generation.slots
+                self._write(len(self.steps) + number)
+                if before is not None and generation.slots is not None:
+                    changed.append(float((before != generation.slots).float().mean()))
+        finally:
+            del generation.see  # else it holds itself, and with it all that waits
         return spent, sum(changed) / len(changed) if changed else None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from contextlib import nullcontext
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from families import decoder_of, frames
@@ -12,12 +15,12 @@ from test_generate import SETTINGS, config_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import DynamicCache
 
-from dycoke_lab import DyCoke, bench, generation, report
+from dycoke_lab import DyCoke, bench, generation, report, speed
 from dycoke_lab.case import Case, cases
 from dycoke_lab.cli import main
 from dycoke_lab.cost import Device, seconds, work
 from dycoke_lab.shapes import SHAPES, TEXT, build, prompt
-from dycoke_lab.trial import twin
+from dycoke_lab.trial import Trial, twin
 
 LARGE = 60_000  # bytes; keys of a layer in the test of allocations are 64 KB and more
 
@@ -54,7 +57,7 @@ def test_bytes_are_those_predicted(ran):
         kept = left if case.method in ("full", "capture") else int(0.3 * left + 0.5)
         assert row["bytes"]["read"] == token * (3 * (left + text) + (kept + text))
         assert row["bytes"]["held"] - row["bytes"]["read"] == (token * left if case.method == "dycoke" else 0)
-        assert row["bytes"]["peak"] is None and len(row["steps"]) == 5 and 0 < row["merge"] < row["prefill"]
+        assert row["bytes"]["peak in prefill"] is None and len(row["steps"]) == 5 and 0 < row["merge"] < row["prefill"]
         assert (len(row["select"]) == 0) == (case.method in ("full", "capture", "cut"))
         assert (row["changed"] is not None) == (case.method in ("dycoke", "one-shot"))
 
@@ -82,10 +85,10 @@ def test_a_round_that_has_no_time_left_is_not_begun(tmp_path):
 
 
 def test_running_out_of_memory_is_a_result_and_more_is_not_tried(tmp_path, monkeypatch):
-    def full_is_too_much(model, found, tell):
+    def full_is_too_much(model, found, *rest):
         if found[0].method == "full" and found[0].batch > 1:
             raise torch.OutOfMemoryError("no room")
-        return together(model, found, tell)
+        return together(model, found, *rest)
 
     together = bench.together
     monkeypatch.setattr(bench, "together", full_is_too_much)
@@ -95,11 +98,40 @@ def test_running_out_of_memory_is_a_result_and_more_is_not_tried(tmp_path, monke
     errors = [row.get("error") for row in rows]
     assert errors == [None, None, "out of memory: no room", None, "out of memory with less already: not tried", None]
     assert "no room" in report.summary(tmp_path)
+    monkeypatch.undo()  # with more memory, another run tries again
+    monkeypatch.setattr(bench, "measured", lambda device, dtype: Device("a test's", 1e9, 1e10))
+    rows = bench.run(found, 1, tmp_path, "cpu", "float32", progress=False)
+    assert {Case(**row["case"]) for row in rows if "error" not in row} == set(found)
+    assert "no room" not in report.summary(tmp_path)
+    monkeypatch.setattr(bench, "measured", lambda device, dtype: Device("another", 1e9, 1e10))
+    with pytest.raises(ValueError, match="holds a run on a test's, this is another"):
+        bench.run([*found, Case("tiny", 4, 1, 2, "cut")], 1, tmp_path, "cpu", "float32", progress=False)
+
+
+@pytest.mark.parametrize("method", ["full", "capture", "cut", "dycoke", "fastv", "one-shot"])
+def test_what_has_been_measured_is_let_go(method):
+    """Else the next case's peak of memory would hold it, too."""
+    gc.collect()
+    gc.disable()
+    try:
+        trial = Trial(build("tiny"), Case("tiny", 8, 1, 2, method, 0.5, 0.5))
+        trial.read()
+        trial.step()
+        caches, twins = weakref.ref(trial.cache), weakref.ref(trial.model)
+        trial.finish()
+        assert caches() is None
+        del trial
+        gc.enable()
+        gc.collect()
+        assert twins() is None
+    finally:
+        gc.enable()
 
 
 def test_ratios_are_medians_within_rounds_or_between_steps_that_took_turns():
-    def row(repeat, seconds, turns=None):
+    def row(repeat, seconds, turns=None, run=0):
         return {
+            "run": run,
             "repeat": repeat,
             "prefill": seconds,
             "merge": 0.1,
@@ -109,10 +141,12 @@ def test_ratios_are_medians_within_rounds_or_between_steps_that_took_turns():
 
     full, other = [row(n, 2.0 * (n + 1)) for n in range(3)], [row(n, float(n + 1)) for n in range(3)]
     assert report.ratio("prefill", other, full) == (0.5, 0.5, 0.5) == report.ratio("step", other, full)
-    assert report.ratio("step", other, []) is None and report.ratio("step", [{"repeat": 0, "error": "no"}], full) is None
+    assert report.ratio("step", other, []) is None and report.ratio("step", [{"run": 0, "repeat": 0, "error": "no"}], full) is None
     turns = [row(0, 3.0, 17.5)], [row(0, 2.0, 17.5)], [row(0, 1.0, 99.0)]
     assert report.ratio("step", turns[0], turns[1]) == (1.5, 1.5, 1.5)
     assert report.ratio("step", turns[0], turns[2]) is None  # another time, when the machine was another
+    assert report.ratio("prefill", [row(0, 3.0)], [row(0, 2.0, run=1)]) is None
+    assert str(report.ratio("prefill", [row(0, 3.0)], [row(0, 2.0)])) == "(1.5, nan, nan)"
 
 
 def test_the_table_has_a_line_for_each_case(ran):
@@ -127,6 +161,28 @@ def test_the_table_has_a_line_for_each_case(ran):
     assert named["full"]["step roofline"] == pytest.approx(least["step"] / named["full"]["step"])
     text = report.summary(out)
     assert all(case.label in text for case in found) and "tiny · 8 frames · batch 2 · 5 new tokens" in text
+
+
+def test_figures_of_a_bench(ran):
+    _, _, out = ran
+    (lines,) = speed.jobs(out)
+    assert len(lines) == len(report.table(out))
+    figure = speed.stages(lines, "title")
+    (ax,) = figure.axes
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == [line["case"] for line in lines if line["case"] not in ("vision", "capture")]
+    vision, full = (next(line for line in lines if line["case"] == name) for name in ("vision", "full"))
+    assert sum(bar.get_width() for bar in ax.patches[:5]) == pytest.approx(vision["vision"] + full["total"])
+    for to in ("cut", "full"):
+        (ax,) = speed.against(lines, to, 1.05, "title").axes
+        assert len(ax.get_yticklabels()) == 2  # dycoke, at each K
+    (ax,) = speed.roofline(out, "title").axes
+    assert ax.get_ylabel() == "billion operations a second"
+    agreement = speed.agreement(out).set_index(["case", "stage"])
+    assert agreement.loc[("full", "step"), "model / measured"] == pytest.approx(full["step roofline"])
+    tables = {"none": speed.gain("tiny", Device("", 1e9, 1e10), 0.7, 0.0, [4, 8], [1, 2])}
+    assert len(speed.gains(tables, "title").axes) == 1
+    plt.close("all")
 
 
 def test_the_command_prints_a_table(tmp_path, capsys):

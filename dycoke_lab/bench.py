@@ -50,7 +50,7 @@ def run(
     kind = getattr(torch, dtype)
     began = time.monotonic()
     cuda = device.startswith("cuda")
-    if cuda:
+    if cuda and torch.device(device).index is not None:
         torch.cuda.set_device(device)
     peak = asdict(measured(device, kind))
     if record["runs"] and record["runs"][-1]["peak"]["name"] != peak["name"]:

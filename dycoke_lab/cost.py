@@ -130,7 +130,8 @@ def seconds(work: Work, device: Device, new_tokens: int) -> dict[str, float]:
 
 
 def measured(device: str, dtype: torch.dtype, size: int | None = None, repeats: int = 5) -> Device:
-    """This device's own peak: the best of a few products of a large matrix with a vector (bytes), and with a matrix (FLOPs)."""
+    """This device's own peak. Bytes: the best of a few products of a large matrix with a vector, or of copies, which read and write.
+    FLOPs: the best of a few products of two large matrices."""
     cuda = device.startswith("cuda")
     size = size or (16_384 if cuda else 4096)
     matrix, out = torch.randn(size, size, device=device, dtype=dtype), torch.empty(size, size, device=device, dtype=dtype)
@@ -148,9 +149,11 @@ def measured(device: str, dtype: torch.dtype, size: int | None = None, repeats: 
         return min(times[1:])
 
     with torch.inference_mode():
-        read = sum(part.numel() * part.element_size() for part in many) / best(lambda: [part @ vector for part in many])
+        size_in_bytes = sum(part.numel() * part.element_size() for part in many)
+        read = size_in_bytes / best(lambda: [part @ vector for part in many])
+        copied = 2 * size_in_bytes / best(lambda: [part.clone() for part in many])
         multiplied = 2 * size**3 / best(lambda: torch.matmul(matrix, many[0], out=out))
-    return Device(torch.cuda.get_device_name() if cuda else "this CPU", read, multiplied)
+    return Device(torch.cuda.get_device_name() if cuda else "this CPU", max(read, copied), multiplied)
 
 
 def prediction(case: Case, device: Device, element: int, changed: float = 0.0) -> dict[str, float]:

@@ -130,8 +130,8 @@ def seconds(work: Work, device: Device, new_tokens: int) -> dict[str, float]:
 
 
 def measured(device: str, dtype: torch.dtype, size: int | None = None, repeats: int = 5) -> Device:
-    """This device's own peak. Bytes: the best of a few products of a large matrix with a vector, or of copies, which read and write.
-    FLOPs: the best of a few products of two large matrices."""
+    """This device's own peak. Bytes: the best of a few products of a large matrix with a vector, or of copies, which read and
+    write. FLOPs: the best of a few products of two large matrices."""
     cuda = device.startswith("cuda")
     size = size or (16_384 if cuda else 4096)
     matrix, out = torch.randn(size, size, device=device, dtype=dtype), torch.empty(size, size, device=device, dtype=dtype)

@@ -74,9 +74,14 @@ def _like(case: Case, method: str, **settings: float) -> Case:
 def table(out: Path) -> list[dict[str, Any]]:
     """A line for each case of a run: seconds of each stage, bytes, and ratios to the full cache and to caches cut by hand.
 
+    first word, end to end: with the encoding of the frames, if that was measured; total: from the prompt to the last word.
     roofline: the share of the device's measured peak at which the stage runs (least possible time by taken time)."""
     found = by_case(read(out))
     device, element = device_of(out)
+    visions = {
+        replace(case, new_tokens=0): statistics.median(row["vision"] for row in rows if "error" not in row)
+        for case, rows in found.items() if case.method == "vision" and any("error" not in row for row in rows)
+    }  # fmt: skip
     lines = []
     for case, rows in found.items():
         line: dict[str, Any] = {**dict(zip(("shape", "frames", "batch", "new_tokens"), case.job, strict=True)), "case": case.label}
@@ -92,6 +97,9 @@ def table(out: Path) -> list[dict[str, Any]]:
         changed = [row["changed"] for row in good if row["changed"] is not None]
         least = seconds(work(case, element, statistics.mean(changed) if changed else 0.0), device, case.new_tokens)
         line |= {of: statistics.median(value(row, of) for row in good) for of in ("prefill", "step", "total")}
+        vision = visions.get(Case(case.shape, case.frames, case.batch, 0, "vision"))
+        line["first word"] = None if vision is None else vision + line["prefill"]
+        line["end to end"] = None if vision is None else vision + line["total"]
         line["merge share"] = statistics.median(value(row, "share") for row in good)
         line["select"] = statistics.median(statistics.median(row["select"]) for row in good) if good[0]["select"] else 0.0
         line |= {name: good[0]["bytes"][name] for name in ("held", "read", "peak in prefill", "peak in decoding", "activations")}
@@ -117,19 +125,19 @@ def summary(out: Path) -> str:
     for line in table(out):
         if job != (job := tuple(line[name] for name in ("shape", "frames", "batch", "new_tokens"))):
             text.append("\n{} · {} frames · batch {} · {} new tokens".format(*job))
-            text.append(
-                f"{'':<26}{'prefill s':>10}{'step ms':>9}{'select ms':>10}{'roofline':>9}{'held MB':>9}{'read MB':>9}  "
-                f"{'prefill / full':<23}{'step / full':<23}{'step / cut':<23}{'all / full':<23}"
-            )
+            names = ["prefill s", "1st word s", "step ms", "select ms", "roofline", "held MB", "read MB", "peak MB"]
+            compared = ["prefill / full", "step / full", "step / cut", "all / full"]
+            text.append(f"{'':<26}{''.join(f'{name:>11}' for name in names)}  {''.join(f'{name:<23}' for name in compared)}")
         if "error" in line:
             text.append(f"{line['case']:<26}{line['error']}")
         elif "vision" in line:
             text.append(f"{line['case']:<26}{line['vision']:>10.3f} s to encode the frames")
         else:
-            numbers = (
-                f"{line['prefill']:>10.3f}{1000 * line['step']:>9.1f}{1000 * line['select']:>10.2f}{line['step roofline']:>9.2f}"
-            )
-            numbers += f"{line['held'] / 1e6:>9.1f}{line['read'] / 1e6:>9.1f}  "
+            first = "" if line["first word"] is None else f"{line['first word']:.3f}"
+            peaks = line["peak in prefill"], line["peak in decoding"]
+            peak = "" if peaks[0] is None else f"{max(peaks) / 1e6:.1f}"
+            numbers = f"{line['prefill']:>11.3f}{first:>11}{1000 * line['step']:>11.1f}{1000 * line['select']:>11.2f}"
+            numbers += f"{line['step roofline']:>11.2f}{line['held'] / 1e6:>11.1f}{line['read'] / 1e6:>11.1f}{peak:>11}  "
             ratios = [interval(line[name]) for name in ("prefill / full", "step / full", "step / cut", "total / full")]
             text.append(f"{line['case']:<26}{numbers}{''.join(f'{part:<23}' for part in ratios)}")
     return "\n".join(text).strip()

@@ -162,14 +162,15 @@ def prompt(name: str, model: Any, frames: int, batch: int, seed: int = 0) -> dic
     would give, alike from frame to frame."""
     shape, device, dtype = SHAPES[name], model.device, model.dtype
     grid = Grid(frames, *shape.grid)
-    random = torch.Generator().manual_seed(seed)
-    still = torch.randn(batch, 1, grid.per_frame, shape.hidden, generator=random)
-    video = (still + 0.5 * torch.randn(batch, frames, grid.per_frame, shape.hidden, generator=random)).flatten(1, 2)
-    video = torch.cat([video, torch.randn(batch, ENDING[shape.family], shape.hidden, generator=random)], 1) * 0.02
+    random, drawn = torch.Generator().manual_seed(seed), torch.Generator(device).manual_seed(seed)
+    made: dict[str, Any] = dict(generator=drawn, device=device, dtype=dtype)
+    still = torch.randn(batch, 1, grid.per_frame, shape.hidden, **made)
+    video = (still + 0.5 * torch.randn(batch, frames, grid.per_frame, shape.hidden, **made)).flatten(1, 2)
+    video = torch.cat([video, torch.randn(batch, ENDING[shape.family], shape.hidden, **made)], 1) * 0.02
     tokens = video.shape[1]
     words = torch.randint(TEXT, shape.vocab, (batch, BEFORE + QUESTION), generator=random)
     ids = torch.cat([words[:, :BEFORE], torch.full((batch, tokens), VIDEO), words[:, BEFORE:]], 1)
-    features: Any = video.to(device, dtype)
+    features: Any = video
     inputs: dict[str, Any] = {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
     if shape.family == "qwen2_5_vl":
         features = list(features)

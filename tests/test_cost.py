@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.cache_utils import DynamicCache
 
-from dycoke_lab import flops, speed
+from dycoke_lab import DyCoke, flops, speed
+from dycoke_lab.cache import RoomLayer
 from dycoke_lab.case import Case, cases, gpu_plan
 from dycoke_lab.cost import H100, Device, columns, measured, prediction, seconds, work
 from dycoke_lab.shapes import SHAPES, TEXT, build, encode, prompt
@@ -144,3 +146,24 @@ def test_waiting_elsewhere_frees_what_waits():
     assert table["waiting on the device"] - table["waiting on the host"] == pytest.approx(8 * 25 * left * shape.kv_bytes() / 1e9)
     assert table["waiting on the host"] == table["waiting nowhere"] < table["merged"] < table["waiting on the device"]
     assert table["logits of the whole prompt"] == pytest.approx(8 * (128 * 196 + 45) * 152_128 * 2 / 1e9)
+
+
+@pytest.mark.parametrize("waiting", ["device", "host", "nowhere"])
+@pytest.mark.parametrize("method", ["dynamic", "last_query", "fastv", "full"])
+def test_bytes_of_each_layer(tiny, method, waiting):
+    """A layer from L on holds what it attends to, and besides what waits there; on a CPU, "host" is the same memory."""
+    inputs, word = prompt("tiny", tiny, 8, 2), torch.tensor([[TEXT], [TEXT]])
+    token = 2 * TINY.kv_bytes(4)  # two samples
+    left, other, kept = 8 * 16 - 6 * (16 - 8), 45, int(0.4 * 80 + 0.5)
+    settings = dict(merge_ratio=0.5, prune_ratio=0.6, score_layer=2, method=method, waiting=waiting) if method != "full" else None
+    with DyCoke(**settings)(tiny) if settings else nullcontext(), torch.no_grad():
+        cache = DynamicCache(config=tiny.config.get_text_config())
+        tiny(**inputs, past_key_values=cache)
+        for step in range(1, 4):
+            tiny(input_ids=word, past_key_values=cache)
+            for number, layer in enumerate(cache.layers):
+                there = (kept if number >= 2 and settings else left if settings else 8 * 16) + other + step
+                waits = left if number >= 2 and method == "dynamic" and waiting != "nowhere" else 0
+                read = layer.keys.numel() + layer.values.numel()
+                assert 4 * read == token * there
+                assert (layer.held() if isinstance(layer, RoomLayer) else 4 * read) == token * (there + waits)

@@ -60,9 +60,11 @@ def by_case(rows: Sequence[Row]) -> dict[Case, list[Row]]:
 
 
 def device_of(out: Path) -> tuple[Device, int]:
-    """The measured peak of the device that a folder's last run was on; and bytes of a number."""
+    """The peak of a folder's device, the best that its runs measured; and bytes of a number."""
     record = json.loads((out / "provenance.json").read_text())
-    return Device(**record["runs"][-1]["peak"]), torch.empty(0, dtype=getattr(torch, record["dtype"])).element_size()
+    peaks = [run["peak"] for run in record["runs"]]
+    best = {name: max(peak[name] for peak in peaks) for name in ("bandwidth", "flops")}
+    return Device(peaks[0]["name"], **best), torch.empty(0, dtype=getattr(torch, record["dtype"])).element_size()
 
 
 def _like(case: Case, method: str, **settings: float) -> Case:

@@ -216,6 +216,22 @@ def paper() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def shown(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """`report.table` to look at: times, bytes, and ratios with their intervals."""
+    units = {"prefill": ("prefill, s", 1), "first word": ("first word, s", 1), "step": ("step, ms", 1e3), "select": ("select, ms", 1e3),
+             "held": ("held, MB", 1e-6), "read": ("read, MB", 1e-6)}  # fmt: skip
+
+    def interval(found: Any) -> str:
+        return "" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(*found).removesuffix(" [nan, nan]")
+
+    return pd.DataFrame([
+        {"case": line["case"]}
+        | {name: "" if line[of] is None else f"{line[of] * factor:.4g}" for of, (name, factor) in units.items()}
+        | {of: interval(line[of]) for of in ("prefill / full", "step / full", "step / cut", "total / full")}
+        for line in lines if "step" in line
+    ]).set_index("case")  # fmt: skip
+
+
 def jobs(out: Path) -> list[list[dict[str, Any]]]:
     """`report.table`, cut into what does the same job; encodings go with the job of as many frames."""
     lines = table(out)

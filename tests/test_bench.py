@@ -178,6 +178,7 @@ def test_figures_of_a_bench(ran):
         assert len(ax.get_yticklabels()) == 2  # dycoke, at each K
     (ax,) = speed.roofline(out, "title").axes
     assert ax.get_ylabel() == "billion operations a second"
+    assert list(speed.shown(lines).index) == [line["case"] for line in lines if line["case"] != "vision"]
     agreement = speed.agreement(out).set_index(["case", "stage"])
     assert agreement.loc[("full", "step"), "model / measured"] == pytest.approx(full["step roofline"])
     tables = {"none": speed.gain("tiny", Device("", 1e9, 1e10), 0.7, 0.0, [4, 8], [1, 2])}

@@ -218,8 +218,10 @@ def paper() -> pd.DataFrame:
 
 def shown(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """`report.table` to look at: times, bytes, and ratios with their intervals."""
-    units = {"prefill": ("prefill, s", 1), "first word": ("first word, s", 1), "step": ("step, ms", 1e3), "select": ("select, ms", 1e3),
-             "held": ("held, MB", 1e-6), "read": ("read, MB", 1e-6)}  # fmt: skip
+    units = {
+        "prefill": ("prefill, s", 1), "first word": ("first word, s", 1), "step": ("step, ms", 1e3),
+        "select": ("select, ms", 1e3), "held": ("held, MB", 1e-6), "read": ("read, MB", 1e-6),
+    }  # fmt: skip
 
     def interval(found: Any) -> str:
         return "" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(*found).removesuffix(" [nan, nan]")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from tqdm.auto import tqdm
 from dycoke_lab.case import Case
 from dycoke_lab.cost import measured
 from dycoke_lab.provenance import provenance
-from dycoke_lab.shapes import build, encode
+from dycoke_lab.shapes import SHAPES, build, encode
 from dycoke_lab.trial import Trial
 
 ROWS = "rows.jsonl"
@@ -70,8 +71,7 @@ def run(
             if vision not in models:
                 models.clear()  # two large models need not fit
                 _empty()
-                models[vision] = build(shape, device, kind, vision=vision)
-                _warm_up(models[vision], group[0][0])
+                models[vision] = _model(shape, device, kind, group[0][0])
             failed = [row for row in rows if row["run"] == number and "error" in row]
             new = [{**row, "run": number} for row in _measure(models[vision], group, failed, bar.set_postfix_str)]
             rows += new
@@ -94,6 +94,20 @@ def _same_job(todo: Sequence[tuple[Case, int]]) -> list[list[tuple[Case, int]]]:
     return list(groups.values())
 
 
+def _model(shape: str, device: str, dtype: torch.dtype, case: Case) -> Any:
+    """The model that this case needs, warm; None if it does not fit."""
+    vision = case.method == "vision"
+    needed = SHAPES[shape].parameters * torch.empty(0, dtype=dtype).element_size()
+    if device == "cpu" and not vision and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        return None  # a CPU's memory is promised, and the process killed when it is used
+    try:
+        model = build(shape, device, dtype, vision=vision)
+        _warm_up(model, case)
+        return model
+    except torch.OutOfMemoryError:
+        return None
+
+
 def _warm_up(model: Any, case: Case) -> None:
     """Whatever is loaded and compiled once, before the first time that counts."""
     few = replace(case, frames=4, batch=1, new_tokens=2, graph=False, whole_logits=False)
@@ -111,6 +125,8 @@ def _empty() -> None:
 def _measure(model: Any, group: Sequence[tuple[Case, int]], failed: Sequence[Row], tell: Callable[[str], None]) -> list[Row]:
     head = [{"case": asdict(case), "repeat": repeat} for case, repeat in group]
     case, repeat = group[0]
+    if model is None:
+        return [{**row, "error": "out of memory: the model itself does not fit"} for row in head]
     if len(group) == 1 and any(_larger(case, Case(**row["case"])) for row in failed):
         return [{**head[0], "error": "out of memory with less already: not tried"}]
     _empty()

@@ -108,6 +108,14 @@ def test_running_out_of_memory_is_a_result_and_more_is_not_tried(tmp_path, monke
         bench.run([*found, Case("tiny", 4, 1, 2, "cut")], 1, tmp_path, "cpu", "float32", progress=False)
 
 
+def test_a_model_that_does_not_fit_is_a_result(tmp_path, monkeypatch):
+    found = cases("llava-ov-7b", 4, 1, 2, ["full", "dycoke"], [0.5], [0.7])
+    monkeypatch.setattr(bench.os, "sysconf", lambda name: 1000)
+    rows = bench.run(found, 1, tmp_path, "cpu", "float32", progress=False)
+    assert [row["error"] for row in rows] == ["out of memory: the model itself does not fit"] * 2
+    assert "does not fit" in report.summary(tmp_path)
+
+
 @pytest.mark.parametrize("method", ["full", "capture", "cut", "dycoke", "fastv", "one-shot"])
 def test_what_has_been_measured_is_let_go(method):
     """Else the next case's peak of memory would hold it, too."""

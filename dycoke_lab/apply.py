@@ -74,6 +74,12 @@ def generation_of(model: nn.Module, cache: Cache) -> Generation | None:
     return session.generations.get(cache) if session else None
 
 
+def forget(model: nn.Module) -> None:
+    """Leave the caches that were made inside this model's context as they are: nothing that waits is put back when it ends."""
+    if model in _ACTIVE:
+        _ACTIVE[model].generations.clear()
+
+
 def score_layer_for(model: Any, wanted: int = DyCokeConfig.score_layer) -> int:
     """`wanted`, or the next layer that this model can have as score_layer (the last one it can, if there is no next)."""
     depth, whole = _attending_to_all(decoder_of(model))

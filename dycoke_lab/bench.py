@@ -26,6 +26,7 @@ from dycoke_lab.shapes import SHAPES, build, encode
 from dycoke_lab.trial import Trial
 
 ROWS = "rows.jsonl"
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 Row = dict[str, Any]
 
 
@@ -43,7 +44,7 @@ def run(
     if (record["device"], record["dtype"]) != (device, dtype):
         raise ValueError(f"{out} holds a run on {record['device']} in {record['dtype']}: choose another folder with --out")
     rows = read(out)
-    done = {(Case(**row["case"]), row["repeat"]) for row in rows if "error" not in row}
+    done = {(Case(**row["case"]), row["repeat"]) for row in rows}
     todo = [(case, n) for n in range(repeats) for case in found if (case, n) not in done]
     if not todo:
         return rows
@@ -61,8 +62,9 @@ def run(
     record["runs"].append({**provenance(), "peak": peak})
     number = len(record["runs"]) - 1
     about.write_text(json.dumps(record, indent=1) + "\n")
-    groups = [[one] for one in todo] if cuda else _same_job(todo)
+    groups = _same_job(todo)
     models: dict[bool, Any] = {}
+    failed = [row for row in rows if "error" in row]
     with tqdm(total=len(todo), desc=shape, disable=not progress) as bar:
         for group in groups:
             if minutes is not None and time.monotonic() - began > 60 * minutes:
@@ -72,12 +74,13 @@ def run(
                 models.clear()  # two large models need not fit
                 _empty()
                 models[vision] = _model(shape, device, kind, group[0][0])
-            failed = [row for row in rows if row["run"] == number and "error" in row]
-            new = [{**row, "run": number} for row in _measure(models[vision], group, failed, bar.set_postfix_str)]
-            rows += new
-            with path.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in new)
-            bar.update(len(group))
+            for part in [[one] for one in group] if cuda else [group]:
+                new = [{**row, "run": number} for row in _measure(models[vision], part, failed, bar.set_postfix_str)]
+                rows += new
+                failed += [row for row in new if "error" in row]
+                with path.open("a") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in new)
+                bar.update(len(part))
     return rows
 
 
@@ -129,13 +132,17 @@ def _measure(model: Any, group: Sequence[tuple[Case, int]], failed: Sequence[Row
         return [{**row, "error": "out of memory: the model itself does not fit"} for row in head]
     if len(group) == 1 and any(_larger(case, Case(**row["case"])) for row in failed):
         return [{**head[0], "error": "out of memory with less already: not tried"}]
-    _empty()
+    gc.collect()
     try:
         vision = case.method == "vision"
+        if model.device.type == "cuda" and not vision:  # whatever is loaded and compiled for these sizes
+            together(model, [replace(case, new_tokens=2, graph=False) for case, _ in group], repeat, tell)
         found = [{"vision": _encode(model, case)}] if vision else together(model, [case for case, _ in group], repeat, tell)
         return [{**row, **result} for row, result in zip(head, found, strict=True)]
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; pinned memory and a CPU's have none of their own
         text = f"out of memory: {str(error).splitlines()[0]}"
+        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in NO_MEMORY):
+            raise
     _empty()  # out here, where the error no longer holds on to what filled the memory
     return [{**row, "error": text} for row in head]
 

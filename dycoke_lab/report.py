@@ -23,33 +23,43 @@ def value(row: Row, of: str) -> float:
     """Seconds of a row. of: "prefill"; "step", the median one, the first left out; "total", of the prefill and all steps; or
     "share", merging's part of the prefill."""
     if of == "step":
-        return statistics.median(row["steps"][1:] or row["steps"])
+        return statistics.median(_steps(row))
     return {"prefill": row["prefill"], "total": row["prefill"] + sum(row["steps"]), "share": row["merge"] / row["prefill"]}[of]
 
 
 def ratio(of: str, rows: Sequence[Row], to: Sequence[Row], draws: int = 2000) -> tuple[float, float, float] | None:
-    """How long `rows` take, by how long the rows `to` of the same run and round take: the median, and its 95 % interval (bootstrap
-    over rounds, and of steps that took turns over steps in a round, as if they did not depend on each other). NaN for an interval
-    of fewer than three ratios, None if there is no ratio."""
+    """How long `rows` take, by how long the rows `to` of the same run and round take: the median, and an interval. None if there is
+    no ratio.
+
+    Of steps that took turns, there are many ratios in a round: 95 %, by bootstrap over rounds and over steps in a round, as if
+    steps did not depend on each other. Else there is one in a round: of fewer than six, the smallest and the largest; NaN of one.
+    """
     rounds = []
     for row, other in product(rows, to):
         if "error" in row or "error" in other or any(row[name] != other[name] for name in ("run", "repeat", "in_turns")):
             continue
         if of == "step" and row["in_turns"]:
-            rounds.append([a / b for a, b in zip(row["steps"][1:], other["steps"][1:], strict=True)])
+            rounds.append([a / b for a, b in zip(_steps(row), _steps(other), strict=True)])
         else:
             rounds.append([value(row, of) / value(other, of)])
     if not rounds:
         return None
-    middle = statistics.median(pair for pairs in rounds for pair in pairs)
-    if sum(map(len, rounds)) < 3:
-        return middle, math.nan, math.nan
-    random = np.random.default_rng(0)
+    if len({len(pairs) for pairs in rounds}) > 1:
+        rounds = [[statistics.median(pairs)] for pairs in rounds]
     table = np.array(rounds)  # rounds x steps
+    middle = float(np.median(table))
+    if table.shape[1] == 1 and len(table) < 6:
+        return (middle, float(table.min()), float(table.max())) if len(table) > 1 else (middle, math.nan, math.nan)
+    random = np.random.default_rng(0)
     chosen = table[random.integers(len(table), size=(draws, len(table)))]
     steps = random.integers(table.shape[1], size=chosen.shape)
     low, high = np.quantile(np.median(np.take_along_axis(chosen, steps, 2).reshape(draws, -1), 1), [0.025, 0.975])
     return middle, float(low), float(high)
+
+
+def _steps(row: Row) -> list[float]:
+    """The first one out: it pays for what is set up once."""
+    return row["steps"][1:] or row["steps"]
 
 
 def by_case(rows: Sequence[Row]) -> dict[Case, list[Row]]:
@@ -59,12 +69,10 @@ def by_case(rows: Sequence[Row]) -> dict[Case, list[Row]]:
     return found
 
 
-def device_of(out: Path) -> tuple[Device, int]:
-    """The peak of a folder's device, the best that its runs measured; and bytes of a number."""
+def device_of(out: Path, run: int = 0) -> tuple[Device, int]:
+    """The device as one of a folder's runs measured it; and bytes of a number."""
     record = json.loads((out / "provenance.json").read_text())
-    peaks = [run["peak"] for run in record["runs"]]
-    best = {name: max(peak[name] for peak in peaks) for name in ("bandwidth", "flops")}
-    return Device(peaks[0]["name"], **best), torch.empty(0, dtype=getattr(torch, record["dtype"])).element_size()
+    return Device(**record["runs"][run]["peak"]), torch.empty(0, dtype=getattr(torch, record["dtype"])).element_size()
 
 
 def _like(case: Case, method: str, **settings: float) -> Case:
@@ -79,7 +87,6 @@ def table(out: Path) -> list[dict[str, Any]]:
     first word, end to end: with the encoding of the frames, if that was measured; total: from the prompt to the last word.
     roofline: the share of the device's measured peak at which the stage runs (least possible time by taken time)."""
     found = by_case(read(out))
-    device, element = device_of(out)
     visions = {
         replace(case, new_tokens=0): statistics.median(row["vision"] for row in rows if "error" not in row)
         for case, rows in found.items() if case.method == "vision" and any("error" not in row for row in rows)
@@ -91,6 +98,7 @@ def table(out: Path) -> list[dict[str, Any]]:
         if not good:
             lines.append({**line, "error": rows[0]["error"]})
             continue
+        device, element = device_of(out, good[0]["run"])
         if case.method == "vision":
             line["vision"] = statistics.median(row["vision"] for row in good)
             at_best = seconds(work(case, element), device, 0)["vision"]

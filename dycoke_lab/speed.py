@@ -121,12 +121,12 @@ def roofline(out: Path, title: str) -> Figure:
 
 def agreement(out: Path) -> pd.DataFrame:
     """The least time that the model of cost finds for each stage, and what was measured: its share of the roofline."""
-    device, element = device_of(out)
     rows = []
     for case, found in by_case(read(out)).items():
         good = [row for row in found if "error" not in row]
         if not good or case.method == "capture":
             continue
+        device, element = device_of(out, good[0]["run"])
         changed = [row["changed"] for row in good if row.get("changed") is not None]
         least = prediction(case, device, element, statistics.mean(changed) if changed else 0.0)
         for of in ("vision",) if case.method == "vision" else ("prefill", "step"):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicCache
 
-from dycoke_lab.apply import DyCoke, generation_of
+from dycoke_lab.apply import DyCoke, forget, generation_of
 from dycoke_lab.capture import capture_attention
 from dycoke_lab.case import Case
 from dycoke_lab.cost import work
@@ -84,6 +84,7 @@ class Trial:
             self.still.enter_context(self.static)
             for number in range(WARM + 1):  # the last of them makes the graph
                 self.static(self.words[number])
+        self._peak()  # of cutting and of setting up, which is no decoding
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -102,7 +103,7 @@ class Trial:
         self.close()
         own = work(self.case, self.inputs["mm_encoder_outputs"]["video"].pooler_output[0].element_size())
         return {
-            "visual": self.columns, "prefill": self.prefill, "merge": self.merge, "steps": self.steps, "select": select,
+            "columns": self.columns, "prefill": self.prefill, "merge": self.merge, "steps": self.steps, "select": select,
             "changed": changed, "bytes": {
                 "weights": weights, "held": held, "read": read, "peak in prefill": self.peaks[0], "peak in decoding": self.peaks[1],
                 "activations": None if self.peaks[0] is None else self.peaks[0] - weights - own.prompt_bytes,
@@ -113,6 +114,7 @@ class Trial:
         """Let go of all it holds; nothing waiting is put back first."""
         self.still.close()
         self.static, self.cache = None, DynamicCache()
+        forget(self.model)
         self.stack.close()
 
     def _peak(self) -> int | None:

@@ -88,7 +88,7 @@ def test_columns_are_those_a_run_has(case):
     (row,) = together(build("tiny"), [case])
     own = work(case, 4)
     assert (row["bytes"]["held"], row["bytes"]["read"]) == (own.held, own.read)
-    assert row["visual"] == columns(replace(case, merge_ratio=0.0)).prompt
+    assert row["columns"] == columns(replace(case, merge_ratio=0.0)).prompt
 
 
 def test_seconds_are_bytes_or_operations_whichever_take_longer():

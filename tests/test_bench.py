@@ -18,7 +18,8 @@ from transformers.cache_utils import DynamicCache
 from dycoke_lab import DyCoke, bench, generation, report, speed
 from dycoke_lab.case import Case, cases
 from dycoke_lab.cli import main
-from dycoke_lab.cost import Device, seconds, work
+from dycoke_lab.cost import H100, Device, seconds, work
+from dycoke_lab.provenance import ROOT
 from dycoke_lab.shapes import SHAPES, TEXT, build, prompt
 from dycoke_lab.trial import Trial, twin
 
@@ -288,3 +289,21 @@ def test_a_decoding_step_allocates_nothing_the_size_of_a_cache():
 
     assert large(None) == [2 * SHAPES["tiny"].layers] * 40  # all keys, and all values
     assert large(dict(merge_ratio=0.0, prune_ratio=0.1, gate=-1.0, score_layer=1))[1:] == [0] * 39
+
+
+def test_the_readme_says_what_the_rows_say():
+    readme = (ROOT / "README.md").read_text()
+    lines = {line["case"]: line for line in report.table(ROOT / "data" / "results" / "bench" / "llava-ov-0.5b-cpu")}
+
+    def shown(found):
+        return "{:.2f} [{:.2f}, {:.2f}]".format(*found) if found else ""
+
+    for name, case in (
+        ("DyCoke, K=0.7 P=0.7", "dycoke K=0.7 P=0.7"), ("DyCoke, K=0.5 P=0.7", "dycoke K=0.5 P=0.7"),
+        ("FastV, P=0.7", "fastv K=0 P=0.7"),
+        ("one-shot, last query, P=0.7", "one-shot K=0 P=0.7"),
+    ):  # fmt: skip
+        cells = [shown(lines[case][of]) for of in ("prefill / full", "step / full", "step / cut")]
+        assert f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |") in readme
+    saved = speed.gain("llava-ov-7b", H100, 0.7, 0.0, [32, 128], [1, 8])
+    assert saved.loc[32, 1] < 0.01 and f"{100 * saved.loc[128, 8]:.0f} % at 128 frames and batch 8" in readme

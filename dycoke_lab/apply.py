@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from dycoke_lab.attention import Call, watching
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.generation import Generation
-from dycoke_lab.methods import METHODS
+from dycoke_lab.methods import method_of
 from dycoke_lab.models import adapter_for, decoder_of
 from dycoke_lab.models.finding import VideoFinder
 
@@ -47,7 +47,7 @@ class DyCoke:
         session = _Session(self.config, model, decoder)
         with ExitStack() as stack:
             _ACTIVE[model] = session
-            stack.callback(_ACTIVE.pop, model)
+            stack.callback(_ACTIVE.pop, model, None)
             stack.callback(session.restore)
             stack.enter_context(session.finder.looking(model))
             hooks = [
@@ -55,8 +55,9 @@ class DyCoke:
                 decoder.register_forward_hook(session.after, with_kwargs=True),
             ]
             if self.config.prune_ratio:
-                hooks += [decoder.layers[n].register_forward_pre_hook(session.inside, with_kwargs=True) for n in session.pruned]
                 stack.enter_context(watching(decoder, session))
+            if self.config.prune_ratio and method_of(self.config.method).in_prefill:
+                hooks += [decoder.layers[n].register_forward_pre_hook(session.inside, with_kwargs=True) for n in session.pruned]
             for hook in hooks:
                 stack.callback(hook.remove)
             yield model
@@ -171,7 +172,7 @@ def _check_model(config: DyCokeConfig, model: Any, decoder: Any) -> list[int]:
             f"model. Choose score_layer from {allowed}"
         )
     pruned = [number for number in whole if number >= first]
-    method = METHODS[config.method] if isinstance(config.method, str) else config.method
+    method = method_of(config.method)
     fed = getattr(adapter_for(model), "layers_fed", lambda config: 0)(model.config)
     if method.in_prefill and (len(pruned) < depth - first or first < fed):
         why = (

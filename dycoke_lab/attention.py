@@ -35,7 +35,7 @@ class Watcher(Protocol):
         """The mask to use in this call, after those of the watchers before."""
 
     def see(self, call: Call) -> None:
-        """Look at the call as the kernel will get it."""
+        """Look at the call as the kernel got it, when it is done: what it has read is then at hand, in a CPU's caches."""
 
 
 _WATCHERS: WeakKeyDictionary[nn.Module, list[Watcher]] = WeakKeyDictionary()
@@ -81,15 +81,20 @@ def _wrapper(kernel: str, module: nn.Module) -> str:
         watchers = _WATCHERS.get(module, ())
         call = Call(int(module.layer_idx), query, key, mask, kwargs["scaling"])  # type: ignore[arg-type]
         for watcher in watchers:
-            call = call._replace(mask=watcher.mask(call))
+            if (changed := watcher.mask(call)) is not call.mask:
+                call = call._replace(mask=changed)
+        config: Any = module.config
+        looks_up = kernel not in ("sdpa", "eager")  # FlashAttention's function looks up by this name which kernel to load
+        if looks_up:
+            config._attn_implementation = kernel
+        try:
+            found = base(module, query, key, value, call.mask, **kwargs)
+        finally:
+            if looks_up:
+                config._attn_implementation = name
         for watcher in watchers:
             watcher.see(call)
-        config: Any = module.config
-        config._attn_implementation = kernel  # FlashAttention's function looks up by this name which kernel to load
-        try:
-            return base(module, query, key, value, call.mask, **kwargs)
-        finally:
-            config._attn_implementation = name
+        return found
 
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[kernel])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 from weakref import ref
 
@@ -92,10 +92,15 @@ class RoomLayer(DynamicLayer):
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.batch_select_indices(torch.arange(len(self.buffer) // 2).repeat_interleave(repeats))
 
-    def crop(self, *_: Any) -> None:
-        raise NotImplementedError(
-            "a pruned cache cannot go back some tokens: generate without an assistant model or prompt lookup, or set prune_ratio=0"
-        )
+    def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove > 0:
+            raise ValueError(f"tokens_to_remove={tokens_to_remove} must be negative, or 0: how many tokens to go back")
+        self.used = max(self.used + tokens_to_remove, 0)
+        self._look()
+
+    def reset(self) -> None:
+        self.used = 0
+        self._look()
 
     def stock(self) -> DynamicLayer:
         """A layer that knows nothing of this library, with the same keys and values."""
@@ -161,6 +166,14 @@ class WaitingLayer(RoomLayer):
         if told:
             told(indices.to(self.buffer.device))
 
+    def crop(self, tokens_to_remove: int) -> None:
+        raise NotImplementedError(
+            "a pruned cache cannot go back some tokens: generate without an assistant model or prompt lookup, or set prune_ratio=0"
+        )
+
+    def reset(self) -> None:
+        raise NotImplementedError("a pruned cache cannot be used for another prompt: make a new one")
+
     on_rearranged: Callable[[], Callable[[Tensor], None] | None] | None = None  # a weak reference
 
     def whole(self, visual: Tensor, others: Tensor, attended: Tensor | None) -> DynamicLayer:
@@ -195,6 +208,22 @@ def _to_host(states: Tensor) -> Tensor:
         return states
     pinned = torch.empty(states.shape, dtype=states.dtype, pin_memory=True)
     return pinned.copy_(states)
+
+
+def give_room(cache: Cache, numbers: Iterable[int]) -> list[int]:
+    """Have these of a cache's layers write in place, where they are stock's that concatenate. The numbers of those it concerned."""
+    layers: list[Any] = cache.layers  # type: ignore[assignment]
+    plain = [number for number in numbers if type(layers[number]) is DynamicLayer and layers[number].is_initialized]
+    for number in plain:
+        layers[number] = RoomLayer(layers[number])
+    return plain
+
+
+def take_room(cache: Cache) -> None:
+    """Make stock's layers of those that only have room."""
+    for number, layer in enumerate(cache.layers):
+        if type(layer) is RoomLayer:
+            cache.layers[number] = layer.stock()
 
 
 def report_whole_length(cache: Cache, merged: int) -> None:

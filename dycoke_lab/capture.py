@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache
 
-from dycoke_lab.apply import current_generation
+from dycoke_lab.apply import current_generation, generation_of
 from dycoke_lab.attention import Call, watching
+from dycoke_lab.cache import give_room, take_room
 from dycoke_lab.layout import VisualLayout
 from dycoke_lab.models import decoder_of
 from dycoke_lab.models.finding import VideoFinder
@@ -38,6 +41,9 @@ def capture_attention(model: Any, heads: Literal["mean", "all"] = "mean") -> Ite
             yield recorder.trace
     finally:
         hook.remove()
+        for cache in recorder.caches:
+            if generation_of(model, cache) is None:
+                take_room(cache)
 
 
 class _Recorder:
@@ -45,6 +51,7 @@ class _Recorder:
         self.model, self.finder, self.trace, self.heads, self.depth = model, finder, trace, heads, depth
         self.layout: VisualLayout | None = None
         self.rows: list[tuple[Tensor, Tensor]] = []
+        self.caches: WeakSet[Cache] = WeakSet()
         self.seen = 0  # columns so far, of the whole prompt and what came after
 
     def start(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
@@ -54,6 +61,9 @@ class _Recorder:
         cache = inputs.get("past_key_values")
         self.seen = inputs["inputs_embeds"].shape[1] + (cache.get_seq_length() if cache is not None else 0)
         self.rows = []
+        if isinstance(cache, DynamicCache) and not cache.offloading and not torch.is_grad_enabled():
+            give_room(cache, range(len(cache.layers)))  # pays for looking, and more: stock copies all keys and values at each step
+            self.caches.add(cache)
 
     def mask(self, call: Call) -> Tensor | None:
         return call.mask

@@ -18,12 +18,12 @@ except ImportError:  # comes with torch's builds for CUDA; a CPU has no need of 
 
 class Moves(NamedTuple):
     """columns: of the store, for each place of the buffer. changed: which of these places hold something else so far. rows: for
-    the CPU, which can look at numbers, the rows of the store to move, as (batch * heads * visual), and their places, as
-    (batch * heads * kept); None where a GPU would have to be waited for."""
+    the CPU, which can look at numbers, the rows of the store to move, as (batch * heads * visual), and for each which part of the
+    buffer it goes to, of batch * heads, and where there; None where a GPU would have to be waited for."""
 
     columns: Int[Tensor, "batch kept"]
     changed: Bool[Tensor, "batch kept"]
-    rows: tuple[Tensor, Tensor] | None
+    rows: tuple[Tensor, Tensor, Tensor] | None
 
 
 def in_slots(
@@ -46,9 +46,8 @@ def plan(columns: Int[Tensor, "batch kept"], changed: Bool[Tensor, "batch kept"]
     if not at_hand:
         return Moves(columns, changed, None)
     columns, changed = columns.cpu(), changed.cpu()
-    places = changed[:, None].expand(-1, heads, -1).flatten().nonzero()[:, 0]
-    starts = torch.arange(len(columns) * heads).view(len(columns), heads, 1) * visual
-    return Moves(columns, changed, ((columns[:, None] + starts).flatten()[places], places))
+    part, place = changed.repeat_interleave(heads, 0).nonzero(as_tuple=True)
+    return Moves(columns, changed, (columns[part // heads, place] + part * visual, part, place))
 
 
 def fetch(store: Float[Tensor, "batch heads visual dim"], buffer: Float[Tensor, "batch heads columns dim"], moves: Moves) -> None:
@@ -56,9 +55,9 @@ def fetch(store: Float[Tensor, "batch heads visual dim"], buffer: Float[Tensor, 
     batch, heads, visual, dim = store.shape
     width = moves.columns.shape[1]
     if moves.rows is not None:
-        rows, places = moves.rows
+        rows, part, place = moves.rows
         if len(rows):
-            to = places // width * buffer.shape[2] + places % width
+            to = torch.add(place, part, alpha=buffer.shape[2])
             fetched = store.view(-1, dim).index_select(0, rows).to(buffer.device, non_blocking=True)
             buffer.view(-1, dim).index_copy_(0, to.to(buffer.device), fetched)
     elif triton is None or torch.is_grad_enabled() or not (buffer.is_cuda or triton.knobs.runtime.interpret):

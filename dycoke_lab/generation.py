@@ -7,14 +7,15 @@ from weakref import WeakMethod, ref
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
+from dycoke_lab import prune
 from dycoke_lab.attention import Call
-from dycoke_lab.cache import RoomLayer, WaitingLayer, allow_copies, close, refuse_copies, report_whole_length
+from dycoke_lab.cache import WaitingLayer, allow_copies, close, give_room, refuse_copies, report_whole_length, take_room
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.fetch import in_slots, plan
 from dycoke_lab.layout import VisualLayout, left_packed, take
-from dycoke_lab.methods import METHODS, Method, Step
+from dycoke_lab.methods import Method, Step, method_of
 from dycoke_lab.prompt import columns_of, without_merged
 from dycoke_lab.prune import keep_counts, last_query_attention
 
@@ -30,7 +31,7 @@ class Generation:
 
     def __init__(self, config: DyCokeConfig, layout: VisualLayout, pruned: list[int], window: int = 0, extras: Any = None) -> None:
         self.config, self.layout, self.pruned, self.window, self.extras = config, layout, pruned, window, extras
-        self.method: Method = METHODS[config.method]() if isinstance(config.method, str) else config.method
+        self.method: Method = method_of(config.method)
         self.available = layout.real
         self.columns = layout.columns
         self.length = layout.length  # columns of the prompt after merging
@@ -167,17 +168,14 @@ class Generation:
         columns = self.place.gather(1, self.slots)  # type: ignore[arg-type]
         changed = torch.ones_like(columns, dtype=torch.bool) if changed is None else changed
         columns, changed = columns.repeat(2, 1), changed.repeat(2, 1)  # of keys and of values
-        at_hand = self.config.waiting == "host" or free_to_look(columns.device)
+        at_hand = self.config.waiting == "host" or prune.free_to_look(columns.device)
         moves = plan(columns, changed, self.layers[0].buffer.shape[1], self.visual.shape[1], at_hand)
         for layer in self.layers:
             layer.select(moves, self.evicts)
 
     def _hold(self, cache: Cache) -> None:
         """Give pruned layers the power to hold tokens back, and those before them room."""
-        for number in range(self.config.score_layer):
-            plain: Any = cache.layers[number]
-            if type(plain) is DynamicLayer:
-                cache.layers[number] = RoomLayer(plain)
+        give_room(cache, range(self.config.score_layer))
         for number in self.pruned:
             old: Any = cache.layers[number]
             cache.layers[number] = WaitingLayer(old, self.length, self.visual, self.others, self.config.waiting)
@@ -213,8 +211,7 @@ class Generation:
         for number, layer in enumerate(cache.layers):
             if isinstance(layer, WaitingLayer):
                 cache.layers[number] = layer.whole(self.visual, self.others, self.active[0])  # type: ignore[index]
-            elif isinstance(layer, RoomLayer):
-                cache.layers[number] = layer.stock()
+        take_room(cache)
         evicted = self.config.prune_ratio and self.active and self.evicts
         if evicted or self.length != self.layout.length:
             close(cache)
@@ -266,8 +263,3 @@ class Generation:
         place = index.new_zeros(len(index), self.length + 1)
         place.scatter_(1, at, torch.arange(index.shape[1], device=index.device).expand_as(index))
         return place.gather(1, self.columns), self.selected, index.shape[1] + later  # type: ignore[return-value]
-
-
-def free_to_look(device: torch.device) -> bool:
-    """Whether the CPU can look at numbers there without waiting for another device."""
-    return device.type == "cpu"

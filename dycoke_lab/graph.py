@@ -17,7 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from dycoke_lab.apply import generation_of
 from dycoke_lab.attention import Call, watched, watching
-from dycoke_lab.cache import RoomLayer
+from dycoke_lab.cache import RoomLayer, give_room
 from dycoke_lab.generation import Generation
 from dycoke_lab.models import decoder_of
 
@@ -46,9 +46,7 @@ class StaticSteps:
         for number, layer in enumerate(cache.layers):
             if type(layer) is not DynamicLayer and not isinstance(layer, RoomLayer):
                 raise ValueError(f"layer {number} of the cache is a {type(layer).__name__}, which cannot hold still")
-        self.stock = [number for number, layer in enumerate(cache.layers) if type(layer) is DynamicLayer]
-        for number in self.stock:
-            cache.layers[number] = RoomLayer(cache.layers[number])  # type: ignore[arg-type]
+        self.stock = give_room(cache, range(len(cache.layers)))
         self.layers: list[RoomLayer] = list(cache.layers)  # type: ignore[arg-type]
         self.ends = {used: torch.tensor([used], device=position.device) for used in {layer.used for layer in self.layers}}
         self.masks = {used: self._visible(used) for used in self.ends}

@@ -48,3 +48,8 @@ def visible(mask: Tensor, keys: int) -> Bool[Tensor, "batch keys"]:
     where it may; or FlashAttention's, (batch, keys)."""
     last = mask[:, -keys:] if mask.ndim == 2 else mask[:, 0, -1, :keys]
     return last if last.dtype == torch.bool else last.bool() if mask.ndim == 2 else last > torch.finfo(last.dtype).min / 2
+
+
+def free_to_look(device: torch.device) -> bool:
+    """Whether the CPU can look at numbers there without waiting for another device."""
+    return device.type == "cpu"

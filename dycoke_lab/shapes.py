@@ -127,7 +127,8 @@ def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, se
     """A model of this shape in evaluation mode, random weights made where they are to stay: the decoder, with a small vision
     tower that is not to be measured; or, with `vision`, the vision tower, with a decoder of one layer."""
     shape = SHAPES[name]
-    shape = replace(shape, layers=1, mlp=64, vocab=64) if vision else replace(shape, tower=SHAPES["tiny"].tower)
+    small = replace(SHAPES["tiny"].tower, patches=shape.tower.patches)  # by which a frame's tokens are counted
+    shape = replace(shape, layers=1, mlp=64, vocab=64) if vision else replace(shape, tower=small)
     kind, config = BUILD[shape.family](shape)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

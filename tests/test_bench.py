@@ -6,6 +6,7 @@ import gc
 import json
 import weakref
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pytest
@@ -15,14 +16,17 @@ from test_generate import SETTINGS, config_for
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.cache_utils import DynamicCache
 
-from dycoke_lab import DyCoke, bench, generation, report, speed
+from dycoke_lab import DyCoke, bench, capture_attention, prune, report, speed
 from dycoke_lab.case import Case, cases
 from dycoke_lab.cli import main
 from dycoke_lab.cost import H100, Device, seconds, work
+from dycoke_lab.layout import Grid
+from dycoke_lab.models import adapter_for
 from dycoke_lab.provenance import ROOT
 from dycoke_lab.shapes import SHAPES, TEXT, build, prompt
 from dycoke_lab.trial import Trial, twin
 
+BENCH = ROOT / "data" / "results" / "bench"
 LARGE = 60_000  # bytes; keys of a layer in the test of allocations are 64 KB and more
 
 
@@ -230,6 +234,25 @@ def test_published_shapes_have_their_published_size(name):
     assert SHAPES[name].parameters == pytest.approx(decoder + output, rel=0.001)
 
 
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_a_prompt_has_the_frames_of_its_shape(name):
+    """Also where the model has a small vision tower, which is not to be measured."""
+    model = build(name, "meta")
+    inputs = prompt(name, SimpleNamespace(device="cpu", dtype=torch.float32, config=model.config), 3, 2)
+    layout = adapter_for(model).find_videos(model.config, inputs)
+    assert layout.videos == ((Grid(3, *SHAPES[name].grid),),) * 2
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in BENCH.glob("*/rows.jsonl")))
+def test_committed_rows_hold_the_bytes_that_their_shape_says(folder):
+    element = report.device_of(BENCH / folder)[1]
+    for row in bench.read(BENCH / folder):
+        case = Case(**row["case"])
+        if case.method != "vision" and "error" not in row:
+            own = work(case, element)
+            assert (row["bytes"]["held"], row["bytes"]["read"]) == (own.held, own.read), case
+
+
 class Counter(TorchDispatchMode):
     """Operations that make the CPU wait for a GPU: they read a number, or a size, off the device."""
 
@@ -256,7 +279,7 @@ class Counter(TorchDispatchMode):
 @pytest.mark.parametrize("settings", [s for s in SETTINGS if s["prune_ratio"]], ids=str)
 def test_a_decoding_step_waits_for_no_number(family, model, prompts, settings, monkeypatch):
     """As a GPU would have it; on a CPU a step may look at numbers, since they are its own."""
-    monkeypatch.setattr(generation, "free_to_look", lambda device: False)
+    monkeypatch.setattr(prune, "free_to_look", lambda device: False)
     model.set_attn_implementation("sdpa")
     inputs = family.inputs(["user\n", ("video", frames(8 * family.paired, 1)), "then?"])
     cache = DynamicCache(config=model.config.get_text_config())
@@ -276,9 +299,9 @@ def test_a_decoding_step_allocates_nothing_the_size_of_a_cache():
     inputs = prompt("tiny", model, 32, 1)
     word = torch.tensor([[TEXT]])
 
-    def large(config):
+    def large(context):
         found = []
-        with DyCoke(**config)(model) if config else nullcontext(), torch.no_grad():
+        with context, torch.no_grad():
             cache = DynamicCache(config=model.config.get_text_config())
             model(**inputs, past_key_values=cache)
             for _ in range(40):
@@ -287,13 +310,14 @@ def test_a_decoding_step_allocates_nothing_the_size_of_a_cache():
                 found.append(counter.large)
         return found
 
-    assert large(None) == [2 * SHAPES["tiny"].layers] * 40  # all keys, and all values
-    assert large(dict(merge_ratio=0.0, prune_ratio=0.1, gate=-1.0, score_layer=1))[1:] == [0] * 39
+    assert large(nullcontext()) == [2 * SHAPES["tiny"].layers] * 40  # all keys, and all values
+    assert large(DyCoke(merge_ratio=0.0, prune_ratio=0.1, gate=-1.0, score_layer=1)(model))[1:] == [0] * 39
+    assert large(capture_attention(model))[1:] == [0] * 39
 
 
 def test_the_readme_says_what_the_rows_say():
     readme = (ROOT / "README.md").read_text()
-    lines = {line["case"]: line for line in report.table(ROOT / "data" / "results" / "bench" / "llava-ov-0.5b-cpu")}
+    lines = {line["case"]: line for line in report.table(BENCH / "llava-ov-0.5b-cpu")}
 
     def shown(found):
         return "{:.2f} [{:.2f}, {:.2f}]".format(*found) if found else ""

@@ -10,10 +10,11 @@ import torch
 from families import FAMILIES, ID, decoder_of, frames
 from test_methods import STEPS, WORDS, compare_with_the_oracle, generate, longer
 from transformers import AttentionInterface, AttentionMaskInterface, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
-from transformers.cache_utils import DynamicCache, StaticCache
+from transformers.cache_utils import DynamicCache, DynamicLayer, StaticCache
 from transformers.masking_utils import flash_attention_mask
 
 from dycoke_lab import DyCoke, capture_attention
+from dycoke_lab.cache import RoomLayer
 from dycoke_lab.models import ADAPTERS
 
 SETTINGS = [
@@ -313,6 +314,46 @@ def test_prompt_lookup_on_merged_tokens_writes_the_same_words(family, model, pro
     with DyCoke(merge_ratio=0.5, prune_ratio=0)(model):
         plain = generate(model, inputs, 12)[0]
         assert torch.equal(generate(model, inputs, 12, prompt_lookup_num_tokens=2)[0], plain)
+
+
+def test_capture_leaves_a_stock_cache_that_can_be_copied_shortened_and_used_again(family, model, prompts):
+    model.set_attn_implementation("sdpa")
+    inputs = family.inputs(prompts[0])
+    sequences, _, stock = generate(model, inputs, 8)
+    kinds = [type(layer) for layer in stock.layers]
+    with capture_attention(model):
+        assert torch.equal(generate(model, inputs, 8, prompt_lookup_num_tokens=2)[0], sequences)
+        written, _, cache = generate(model, inputs, 8)
+        assert any(type(layer) is RoomLayer for layer in cache.layers)
+        twin = copy.deepcopy(cache)
+        follow = torch.cat([written, written[:, -2:]], 1)
+        turn = {"input_ids": follow, "attention_mask": torch.ones_like(follow)}
+        looked = generate(model, turn, 3, past_key_values=twin)[1]
+    assert torch.equal(written, sequences)
+    assert [type(layer) for layer in cache.layers] == [type(layer) for layer in twin.layers] == kinds
+    for layer, other in zip(cache.layers, stock.layers, strict=True):
+        assert torch.equal(layer.keys, other.keys) and torch.equal(layer.values, other.values)
+    assert torch.equal(looked, generate(model, turn, 3, past_key_values=stock)[1])
+
+
+def test_a_layer_with_room_goes_back_and_begins_anew():
+    layer, stock = DynamicLayer(), DynamicLayer()
+    states = torch.randn(2, 2, 9, 4), torch.randn(2, 2, 9, 4)
+    layer.update(*states), stock.update(*states)
+    layer = RoomLayer(layer)
+    for change in (
+        lambda it: it.crop(-3), lambda it: it.update(*states), lambda it: it.batch_repeat_interleave(2), lambda it: it.crop(0),
+        lambda it: it.batch_select_indices(torch.tensor([3, 0])),
+    ):  # fmt: skip
+        change(layer), change(stock)
+        assert torch.equal(layer.keys, stock.keys) and torch.equal(layer.values, stock.values)
+        assert layer.get_seq_length() == stock.get_seq_length()
+    with pytest.raises(ValueError, match="tokens_to_remove=3 must be negative"):
+        layer.crop(3)
+    layer.reset()
+    assert layer.get_seq_length() == 0
+    keys, values = layer.update(*states)
+    assert torch.equal(keys, states[0]) and torch.equal(values, states[1])
 
 
 def test_flash_attention_gets_its_masks(family, model):

@@ -8,7 +8,7 @@ from families import frames
 from test_generate import config_for
 from transformers.cache_utils import DynamicCache
 
-from dycoke_lab import DyCoke, capture_attention, generation
+from dycoke_lab import DyCoke, capture_attention, prune
 from dycoke_lab.apply import generation_of
 from dycoke_lab.graph import StaticSteps
 
@@ -53,7 +53,7 @@ def logits(model, inputs, static):
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"], indirect=True)
 def test_static_steps_equal_ordinary_ones(family, model, settings, looking, monkeypatch):
-    monkeypatch.setattr(generation, "free_to_look", lambda device: looking)
+    monkeypatch.setattr(prune, "free_to_look", lambda device: looking)
     model.set_attn_implementation("sdpa")
     inputs = family.inputs(["user\n", ("video", frames(8, 1)), "then?"])
     if settings is None:

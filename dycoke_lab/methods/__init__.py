@@ -22,4 +22,10 @@ METHODS: dict[str, type[Method]] = {
     "oracle": Oracle,
 }
 
-__all__ = [*(cls.__name__ for cls in METHODS.values()), "METHODS", "Method", "Step"]
+
+def method_of(named: str | Method) -> Method:
+    """The method of this name, or the one given."""
+    return METHODS[named]() if isinstance(named, str) else named
+
+
+__all__ = [*(cls.__name__ for cls in METHODS.values()), "METHODS", "Method", "Step", "method_of"]

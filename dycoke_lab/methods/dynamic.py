@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dycoke_lab import prune
 from dycoke_lab.methods.base import Method, Step
 from dycoke_lab.prune import moved, top
 
@@ -18,7 +19,9 @@ class Dynamic(Method):
     def select(self, step: Step) -> Tensor | None:
         if step.number == 0:
             return None
-        chosen = top(step.scores, step.available, step.counts)
         if step.selected is None or step.before is None:
-            return chosen
-        return torch.where(moved(step.scores, step.before, step.gate)[:, None], chosen, step.selected)
+            return top(step.scores, step.available, step.counts)
+        anew = moved(step.scores, step.before, step.gate)
+        if prune.free_to_look(anew.device) and not anew.any():
+            return None
+        return torch.where(anew[:, None], top(step.scores, step.available, step.counts), step.selected)

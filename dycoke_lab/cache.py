@@ -38,7 +38,7 @@ class RoomLayer(DynamicLayer):
         self._look()
 
     def _look(self) -> None:
-        self.keys, self.values = self.buffer[:, :, : self.used].chunk(2)
+        self.keys, self.values = self.buffer.narrow(2, 0, self.used).chunk(2)
 
     end: Tensor | None = None  # (1,), the column of the next token, while the layer holds still
 
@@ -65,8 +65,9 @@ class RoomLayer(DynamicLayer):
         if self.used + count > self.buffer.shape[2]:
             self._make_room(self.buffer[:, :, : self.used], max(count, ROOM))
         self._make_writable()
-        new = self.buffer[:, :, self.used : self.used + count]
-        new[: len(key_states)], new[len(key_states) :] = key_states, value_states
+        new, batch = self.buffer.narrow(2, self.used, count), len(key_states)
+        new.narrow(0, 0, batch).copy_(key_states)
+        new.narrow(0, batch, batch).copy_(value_states)
         self.used += count
         self._look()
         return self.keys, self.values  # type: ignore[return-value]

@@ -27,17 +27,16 @@ class Moves(NamedTuple):
 
 
 def in_slots(
-    before: Int[Tensor, "batch kept"] | None, numbers: Int[Tensor, "batch kept"], visual: int
+    before: Int[Tensor, "batch kept"] | None, selected: Bool[Tensor, "batch visual"], kept: int
 ) -> tuple[Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
-    """The selected of `visual` tokens in such an order that those of the selection before keep their place, and which places
-    change: all, if there was no selection as wide."""
-    if before is None or before.shape != numbers.shape:
+    """The numbers of the selected tokens in such an order that those of the selection before keep their place, and which places
+    change: all, if there was no selection as wide. `kept` tokens are selected in each sample."""
+    if before is None or before.shape[1] != kept:
+        numbers = selected.int().topk(kept, 1).indices.sort(1).values
         return numbers, torch.ones_like(numbers, dtype=torch.bool)
-    old, new = (
-        torch.zeros(len(part), visual, dtype=torch.bool, device=part.device).scatter(1, part, True) for part in (before, numbers)
-    )
-    changed = ~new.gather(1, before)
-    incoming = (new & ~old).int().topk(numbers.shape[1], 1).indices  # begins with as many as there are places that change
+    changed = ~selected.gather(1, before)
+    new = selected & ~torch.zeros_like(selected).scatter(1, before, True)
+    incoming = new.int().topk(kept, 1).indices  # begins with as many as there are places that change
     return torch.where(changed, incoming.gather(1, (changed.cumsum(1) - 1).clamp(min=0)), before), changed
 
 
@@ -57,9 +56,10 @@ def fetch(store: Float[Tensor, "batch heads visual dim"], buffer: Float[Tensor, 
     if moves.rows is not None:
         rows, part, place = moves.rows
         if len(rows):
-            to = torch.add(place, part, alpha=buffer.shape[2])
-            fetched = store.view(-1, dim).index_select(0, rows).to(buffer.device, non_blocking=True)
-            buffer.view(-1, dim).index_copy_(0, to.to(buffer.device), fetched)
+            to, fetched = torch.add(place, part, alpha=buffer.shape[2]), store.view(-1, dim).index_select(0, rows)
+            if fetched.device != buffer.device:
+                to, fetched = to.to(buffer.device), fetched.to(buffer.device, non_blocking=True)
+            buffer.view(-1, dim).index_copy_(0, to, fetched)
     elif triton is None or torch.is_grad_enabled() or not (buffer.is_cuda or triton.knobs.runtime.interpret):
         buffer[:, :, :width] = store.gather(2, moves.columns[:, None, :, None].expand(-1, heads, -1, dim))
     elif width:

@@ -138,8 +138,8 @@ class Generation:
         if not self.method.exact:
             sizes = chosen.sum(1).tolist()
             width, even = max(sizes), len(set(sizes)) == 1
-        numbers = chosen.int().topk(width, 1).indices.sort(1).values
-        numbers, changed = in_slots(self.slots, numbers, chosen.shape[1])
+        filled = chosen if even else torch.zeros_like(chosen).scatter(1, chosen.int().topk(width, 1).indices, True)
+        numbers, changed = in_slots(self.slots, filled, width)
         self.slots = numbers
         index = torch.cat([self.visual.gather(1, self.place.gather(1, numbers)), self.others], 1)
         real = None

@@ -80,7 +80,10 @@ def against(lines: Sequence[dict[str, Any]], to: str, goal: float, title: str) -
         ax.annotate(
             f" goal: at most {goal:g}", (goal, 1), xycoords=("data", "axes fraction"), color="#d55e00", va="top", fontsize=10
         )
-    ax.set_yticks(range(len(shown)), [f"{line['frames']} frames, {line['case'].removeprefix('dycoke ')}" for line in shown])
+    ax.set_yticks(
+        range(len(shown)),
+        [f"{line['frames']} frame{'s' * (line['frames'] > 1)}, {line['case'].removeprefix('dycoke ')}" for line in shown],
+    )
     ax.invert_yaxis()
     whole = {"cut": "stock transformers on caches cut by hand", "full": "stock transformers with the full cache"}[to]
     ax.set(xlabel=f"time of a decoding step, by that of {whole}", title=title)

@@ -1,4 +1,4 @@
-"""The page that tells how a family is added is followed, word for word."""
+"""What pages tell is followed, word for word: how a family is added, and the README's example."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ def test_the_how_to_adds_a_family(tmp_path, monkeypatch):
             compare_with_the_oracle(family, model, prompts, "dynamic", **settings)
     finally:
         sys.modules.pop(name.removesuffix(".py"))
+
+
+def test_the_readmes_example_runs(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    space: dict = {}
+    exec(example, space)
+    words = space["processor"].batch_decode(space["answer"][:, space["inputs"]["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert len(words[0].split()) > 12
+    (named,) = re.findall(r"trace.to_frame\(\)  # (.*)", example)
+    assert set(named.split(", ")) <= set(space["trace"].to_frame().columns)

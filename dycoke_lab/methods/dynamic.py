@@ -19,7 +19,7 @@ class Dynamic(Method):
     def select(self, step: Step) -> Tensor | None:
         if step.number == 0:
             return None
-        if step.selected is None or step.before is None:
+        if step.selected is None or step.before is None or step.gate > 1:
             return top(step.scores, step.available, step.counts)
         anew = moved(step.scores, step.before, step.gate)
         if prune.free_to_look(anew.device) and not anew.any():

@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: study test test-browser lint notebooks gpu lab clean
+.PHONY: study test test-browser test-kernel lint notebooks gpu lab clean
 
 study: .venv/ready
 	$(BIN)/python -m dycoke_lab study
@@ -15,6 +15,15 @@ test-browser: .venv/ready
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest
+
+# the kernel for GPUs without a GPU: in Triton's interpreter, and compiled; the version is the one that torch's CUDA build brings
+test-kernel: .venv/ready build/triton/ready
+	TRITON_CACHE_DIR=build/triton/cache TRITON_INTERPRET=1 PYTHONPATH=build/triton $(BIN)/python -m pytest tests/test_fetch.py
+	TRITON_CACHE_DIR=build/triton/cache PYTHONPATH=build/triton $(BIN)/python -m pytest tests/test_fetch.py
+
+build/triton/ready: .venv/ready
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --upgrade --target build/triton triton==3.7.1
+	touch $@
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -325,7 +325,7 @@ def test_the_readme_says_what_the_rows_say():
     for name, case in (
         ("DyCoke, K=0.7 P=0.7", "dycoke K=0.7 P=0.7"), ("DyCoke, K=0.5 P=0.7", "dycoke K=0.5 P=0.7"),
         ("FastV, P=0.7", "fastv K=0 P=0.7"),
-        ("one-shot, last query, P=0.7", "one-shot K=0 P=0.7"),
+        ("one-shot, last query, P=0.7", "one-shot K=0 P=0.7"), ("full cache, looked at by `capture_attention`", "capture"),
     ):  # fmt: skip
         cells = [shown(lines[case][of]) for of in ("prefill / full", "step / full", "step / cut")]
         assert f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |") in readme

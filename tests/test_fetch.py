@@ -33,11 +33,11 @@ def test_tokens_selected_again_keep_their_place():
     assert not in_slots(before, mask(before), KEPT)[1].any()
 
 
-# "kernel" is the one for GPUs, by Triton's interpreter: TRITON_INTERPRET=1, and triton installed, which no CPU build needs
+# "kernel" is the one for GPUs, by Triton's interpreter; triton is not installed with CPU builds: make test-kernel
 @pytest.mark.parametrize("way", ["rows", "gather", "kernel"])
 def test_only_what_changed_is_moved(way, monkeypatch):
     if way == "kernel" and (module.triton is None or not module.triton.knobs.runtime.interpret):
-        pytest.skip("needs triton and TRITON_INTERPRET=1")
+        pytest.skip("needs triton and its interpreter: make test-kernel")
     if way == "gather":
         monkeypatch.setattr(module, "triton", None)
     store = torch.randn(BATCH, HEADS, VISUAL, DIM)
@@ -56,3 +56,17 @@ def test_only_what_changed_is_moved(way, monkeypatch):
                 for head in range(HEADS):
                     assert torch.equal(buffer[sample, head, :KEPT], store[sample, head, slots[sample]])
             assert (buffer[:, :, KEPT:] == 7).all()
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("capability", [80, 90])  # A100, H100
+def test_the_kernel_compiles_for_gpus(capability, dtype):
+    if module.triton is None or module.triton.knobs.runtime.interpret:
+        pytest.skip("needs triton without its interpreter: make test-kernel")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kinds = {"store": f"*{dtype}", "buffer": f"*{dtype}", "columns": "*i64", "changed": "*i1", "block": "constexpr"}
+    signature = {name: kinds.get(name, "i32") for name in module._move.arg_names}
+    made = module.triton.compile(ASTSource(module._move, signature, {"block": 128}), target=GPUTarget("cuda", capability, 32))
+    assert f"sm_{capability}" in made.asm["ptx"] and len(made.asm["cubin"]) > 1000

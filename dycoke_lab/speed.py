@@ -61,8 +61,8 @@ def stages(lines: Sequence[dict[str, Any]], title: str) -> Figure:
     ax.set_yticks(range(len(shown)), [line["case"] for line in shown])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.margins(x=0.1)
-    ax.set(xlabel="seconds", title=title)
+    longest = vision + max(line["total"] for line in shown)
+    ax.set(xlabel="seconds", title=title, xlim=(0, 1.1 * longest))
     figure.legend(loc="outside lower left", ncols=len(STAGES), frameon=False, fontsize=10)
     return figure
 
@@ -78,7 +78,13 @@ def against(lines: Sequence[dict[str, Any]], to: str, goal: float, title: str) -
     if goal != 1.0:
         ax.axvline(goal, color="#d55e00", linestyle="--", linewidth=1.5)
         ax.annotate(
-            f" goal: at most {goal:g}", (goal, 1), xycoords=("data", "axes fraction"), color="#d55e00", va="top", fontsize=10
+            f"goal: at most {goal:g} ",
+            (goal, 1),
+            xycoords=("data", "axes fraction"),
+            color="#d55e00",
+            va="top",
+            ha="right",
+            fontsize=10,
         )
     ax.set_yticks(
         range(len(shown)),

@@ -61,6 +61,9 @@ class RoomLayer(DynamicLayer):
         if self.end is not None:
             self.buffer.index_copy_(2, self.end, torch.cat([key_states, value_states]))
             return self.keys, self.values  # type: ignore[return-value]
+        if not self.used:  # after a reset; of another batch, maybe
+            self._make_room(torch.cat([key_states, value_states]), ROOM)
+            return self.keys, self.values  # type: ignore[return-value]
         count = key_states.shape[2]
         if self.used + count > self.buffer.shape[2]:
             self._make_room(self.buffer[:, :, : self.used], max(count, ROOM))

@@ -81,11 +81,12 @@ def work(case: Case, element: int = 2, changed: float = 0.0) -> Work:
         return token * (whole * (at.prompt + new) + at.pruned * (short + new))
 
     selects = at.pruned and case.method == "dycoke" and case.waiting != "nowhere"
-    in_place = case.graph or (at.pruned and case.method not in ("cut", "fastv"))
+    looks = case.method == "capture"  # reads all keys again
+    in_place = case.graph or looks or (at.pruned and case.method not in ("cut", "fastv"))
     mean = (case.new_tokens + 1) / 2
     append_bytes = 0.0 if in_place else 2 * kv(mean)  # stock reads and writes all keys and values at each step, to add one
     select_bytes = (token * at.prompt / 2 + 2 * changed * token * at.kept * at.pruned) if selects else 0.0
-    step_bytes = shape.weights * element + kv(mean) + append_bytes + select_bytes
+    step_bytes = shape.weights * element + kv(mean) * (1.5 if looks else 1) + append_bytes + select_bytes
     early = [at.prompt] * whole + [short if case.method == "fastv" else at.prompt] * at.pruned
     late = [int(at.prompt + mean)] * whole + [int(short + mean)] * at.pruned
     logits = at.prompt if case.whole_logits else 1

@@ -350,10 +350,11 @@ def test_a_layer_with_room_goes_back_and_begins_anew():
         assert layer.get_seq_length() == stock.get_seq_length()
     with pytest.raises(ValueError, match="tokens_to_remove=3 must be negative"):
         layer.crop(3)
-    layer.reset()
-    assert layer.get_seq_length() == 0
-    keys, values = layer.update(*states)
-    assert torch.equal(keys, states[0]) and torch.equal(values, states[1])
+    for batch in (2, 1):
+        layer.reset()
+        assert layer.get_seq_length() == 0
+        keys, values = layer.update(states[0][:batch], states[1][:batch])
+        assert torch.equal(keys, states[0][:batch]) and torch.equal(values, states[1][:batch])
 
 
 def test_flash_attention_gets_its_masks(family, model):

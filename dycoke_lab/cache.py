@@ -112,9 +112,13 @@ class RoomLayer(DynamicLayer):
 
     def _stock(self, states: Tensor) -> DynamicLayer:
         layer = DynamicLayer()
-        layer.dtype, layer.device, layer.is_initialized = self.dtype, self.device, self.is_initialized
-        layer.keys, layer.values = states.chunk(2)
+        if states.shape[2]:
+            layer.dtype, layer.device, layer.is_initialized = self.dtype, self.device, True
+            layer.keys, layer.values = (part.clone() for part in states.chunk(2))  # without the room
         return layer
+
+    def __deepcopy__(self, memo: Any) -> DynamicLayer:
+        return self.stock()
 
 
 class WaitingLayer(RoomLayer):
@@ -228,6 +232,16 @@ def take_room(cache: Cache) -> None:
     for number, layer in enumerate(cache.layers):
         if type(layer) is RoomLayer:
             cache.layers[number] = layer.stock()
+
+
+def refuse_going_back(cache: Cache, layer: WaitingLayer) -> None:
+    """Have a cache say what a layer of it cannot do, before layers that can have done it; `allow_going_back` ends it."""
+    cache.crop, cache.reset = layer.crop, layer.reset  # type: ignore[method-assign]
+
+
+def allow_going_back(cache: Cache) -> None:
+    for name in ("crop", "reset"):
+        vars(cache).pop(name, None)
 
 
 def report_whole_length(cache: Cache, merged: int) -> None:

@@ -61,9 +61,15 @@ class _Recorder:
         cache = inputs.get("past_key_values")
         self.seen = inputs["inputs_embeds"].shape[1] + (cache.get_seq_length() if cache is not None else 0)
         self.rows = []
-        if isinstance(cache, DynamicCache) and not cache.offloading and not torch.is_grad_enabled():
-            give_room(cache, range(len(cache.layers)))  # pays for looking, and more: stock copies all keys and values at each step
+        if not isinstance(cache, DynamicCache) or cache.offloading:
+            return
+        if any(getattr(layer, "end", None) is not None for layer in cache.layers):
+            raise ValueError("capture_attention cannot look at StaticSteps: leave those first, or capture ordinary steps")
+        if not torch.is_grad_enabled():
+            give_room(cache, range(len(cache.layers)))  # for stock copies the cache at each step, which costs as much
             self.caches.add(cache)
+        elif generation_of(self.model, cache) is None:  # gradients need what a step would write into
+            take_room(cache)
 
     def mask(self, call: Call) -> Tensor | None:
         return call.mask

@@ -11,7 +11,17 @@ from transformers.cache_utils import Cache
 
 from dycoke_lab import prune
 from dycoke_lab.attention import Call
-from dycoke_lab.cache import WaitingLayer, allow_copies, close, give_room, refuse_copies, report_whole_length, take_room
+from dycoke_lab.cache import (
+    WaitingLayer,
+    allow_copies,
+    allow_going_back,
+    close,
+    give_room,
+    refuse_copies,
+    refuse_going_back,
+    report_whole_length,
+    take_room,
+)
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.fetch import in_slots, plan
 from dycoke_lab.layout import VisualLayout, left_packed, take
@@ -180,6 +190,7 @@ class Generation:
             old: Any = cache.layers[number]
             cache.layers[number] = WaitingLayer(old, self.length, self.visual, self.others, self.config.waiting)
         self.layers = [cache.layers[number] for number in self.pruned]  # type: ignore[misc]
+        refuse_going_back(cache, self.layers[0])
         self.layers[0].on_rearranged = WeakMethod(self.rearrange)
 
     def finish_step(self, cache: Cache) -> None:
@@ -212,6 +223,7 @@ class Generation:
             if isinstance(layer, WaitingLayer):
                 cache.layers[number] = layer.whole(self.visual, self.others, self.active[0])  # type: ignore[index]
         take_room(cache)
+        allow_going_back(cache)
         evicted = self.config.prune_ratio and self.active and self.evicts
         if evicted or self.length != self.layout.length:
             close(cache)

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 GPU = torch.device("meta")
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal", "repeat_interleave", "allclose")
+INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")  # the numbers of an index may lie on the CPU
 waits: list[str] = []
 
 
@@ -60,7 +61,10 @@ class PretendGPU(TorchDispatchMode):
 
         def tensor(data: Any, device: Any = None, **kwargs: Any) -> torch.Tensor:
             made = self.tensor(tree_map(lambda part: part.item() if isinstance(part, Pretend) else part, data), **kwargs)
-            return made if device is None or torch.device(device) != GPU else Pretend(made)
+            if device is None or torch.device(device) != GPU:
+                return made
+            waits.append("torch.tensor")
+            return Pretend(made)
 
         torch.tensor = tensor
         return super().__enter__()
@@ -82,10 +86,13 @@ def dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     target = torch.device(asked) if asked is not None else GPU if there else torch.device("cpu")
     if name == "copy_":
         target = args[0].device
+    in_index = [part for part in tree_leaves(args[1]) if isinstance(part, torch.Tensor)] if name in INDEXED else []
     if name in ("_to_copy", "copy_"):
-        waits.extend([name] if there and target != GPU else [])
-    elif there and here and name.startswith("index") and isinstance(args[0], Pretend):
-        waits.append(f"{name} by numbers of the CPU")  # which are copied first
+        crossing = {part.device for part in (*there, *here)} | {target}
+        waits.extend([name] if len(crossing) > 1 and not kwargs.get("non_blocking") and (there or here) else [])
+    elif there and in_index and isinstance(args[0], Pretend) and all(any(part is one for one in in_index) for part in here):
+        if here or any(part.dtype == torch.bool for part in in_index):
+            waits.append(f"{name} by numbers of the CPU, or by a mask")  # those are copied first; of this, the True are counted
     elif there and here:
         raise RuntimeError(f"Expected all tensors to be on the same device, but {name} got some on the GPU and some on the CPU")
     elif there and name.startswith(WAITS):

@@ -325,15 +325,47 @@ def test_capture_leaves_a_stock_cache_that_can_be_copied_shortened_and_used_agai
         assert torch.equal(generate(model, inputs, 8, prompt_lookup_num_tokens=2)[0], sequences)
         written, _, cache = generate(model, inputs, 8)
         assert any(type(layer) is RoomLayer for layer in cache.layers)
-        twin = copy.deepcopy(cache)
+        twin, unused = copy.deepcopy(cache), copy.deepcopy(cache)
         follow = torch.cat([written, written[:, -2:]], 1)
         turn = {"input_ids": follow, "attention_mask": torch.ones_like(follow)}
         looked = generate(model, turn, 3, past_key_values=twin)[1]
     assert torch.equal(written, sequences)
-    assert [type(layer) for layer in cache.layers] == [type(layer) for layer in twin.layers] == kinds
+    for one in (cache, twin, unused):
+        assert [type(layer) for layer in one.layers] == kinds
+        for layer in one.layers:
+            if type(layer) is DynamicLayer:  # without room
+                assert layer.keys.untyped_storage().nbytes() == layer.keys.numel() * layer.keys.element_size()
     for layer, other in zip(cache.layers, stock.layers, strict=True):
         assert torch.equal(layer.keys, other.keys) and torch.equal(layer.values, other.values)
     assert torch.equal(looked, generate(model, turn, 3, past_key_values=stock)[1])
+
+
+@pytest.mark.parametrize("family", ["llava_onevision"], indirect=True)
+def test_capture_gives_way_to_gradients_and_a_pruned_cache_stays_whole_when_it_refuses(family, model, prompts):
+    model.set_attn_implementation("sdpa")
+    inputs, word = family.inputs(prompts[0]), torch.tensor([[60]])
+
+    def gradient():
+        cache = DynamicCache(config=model.config.get_text_config())
+        with torch.no_grad():
+            model(**inputs, past_key_values=cache)
+            model(input_ids=word, past_key_values=cache)
+        model(input_ids=word, past_key_values=cache)
+        out = model(input_ids=word, past_key_values=cache).logits.sum()
+        return torch.autograd.grad(out, model.lm_head.weight)[0]
+
+    with capture_attention(model):
+        looked = gradient()
+    assert torch.equal(looked, gradient())
+    with config_for(family, dict(merge_ratio=0, prune_ratio=0.5))(model):
+        cache = generate(model, inputs, 3)[2]
+        lengths = [layer.get_seq_length() for layer in cache.layers]
+        for change in (lambda: cache.crop(-1), cache.reset):
+            with pytest.raises(NotImplementedError, match="a pruned cache cannot"):
+                change()
+        assert [layer.get_seq_length() for layer in cache.layers] == lengths
+    cache.crop(-1)
+    assert cache.get_seq_length() == lengths[0] - 1
 
 
 def test_a_layer_with_room_goes_back_and_begins_anew():
@@ -355,6 +387,8 @@ def test_a_layer_with_room_goes_back_and_begins_anew():
         assert layer.get_seq_length() == 0
         keys, values = layer.update(states[0][:batch], states[1][:batch])
         assert torch.equal(keys, states[0][:batch]) and torch.equal(values, states[1][:batch])
+    layer.reset()
+    assert not layer.stock().is_initialized  # as stock's own after a reset
 
 
 def test_flash_attention_gets_its_masks(family, model):

@@ -117,6 +117,15 @@ def test_what_has_no_static_shape_is_refused(family, model, prompts):
             begin(**settings)
     with capture_attention(model), pytest.raises(ValueError, match="someone looks on"):
         begin()
+    cache = DynamicCache(config=model.config.get_text_config())
+    with torch.no_grad():
+        model(**inputs, past_key_values=cache)
+        with (
+            StaticSteps(model, cache, torch.tensor([[inputs["input_ids"].shape[1]]]), 4) as step,
+            pytest.raises(ValueError, match="capture_attention cannot look at StaticSteps"),
+            capture_attention(model),
+        ):
+            step(WORDS[0])
     model.set_attn_implementation("eager")
     with pytest.raises(ValueError, match="only 'sdpa'"):
         begin()

@@ -1,4 +1,4 @@
-"""What can be known without a GPU: tensors on another device are never mixed with the CPU's, and no decoding step waits for more than stock's."""
+"""What can be known without a GPU: no tensor there is mixed with the CPU's, and no decoding step waits for more than stock's."""
 
 from __future__ import annotations
 

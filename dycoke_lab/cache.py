@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from dycoke_lab.fetch import Moves, fetch
+from dycoke_lab.fetch import Moves, fetch, swap
 from dycoke_lab.layout import take
 
 ROOM = 256  # columns added at once
@@ -22,9 +22,11 @@ Waiting = Literal["device", "host", "nowhere"]
 class RoomLayer(DynamicLayer):
     """A layer that has room for more columns, so that a step writes its keys and values in place, where stock concatenates.
 
-    buffer: (2 * batch, kv_heads, columns and room, head_dim), all samples' keys and then their values. keys, values: the part in
-    use, (batch, kv_heads, columns, head_dim). used: how many columns that is.
+    buffer: (2 * batch, kv_heads, columns and room, head_dim), all samples' keys and then their values. used: how many columns are
+    in use. keys, values: those from column `first` on, (batch, kv_heads, used - first, head_dim).
     """
+
+    first = 0
 
     def __init__(self, layer: DynamicLayer, states: Tensor | None = None) -> None:
         super().__init__()
@@ -38,7 +40,7 @@ class RoomLayer(DynamicLayer):
         self._look()
 
     def _look(self) -> None:
-        self.keys, self.values = self.buffer.narrow(2, 0, self.used).chunk(2)
+        self.keys, self.values = self.buffer.narrow(2, self.first, self.used - self.first).chunk(2)
 
     end: Tensor | None = None  # (1,), the column of the next token, while the layer holds still
 
@@ -50,7 +52,7 @@ class RoomLayer(DynamicLayer):
             self._make_room(self.buffer[:, :, : self.used], count)
         self.buffer[:, :, self.used :] = 0  # what a mask hides must still be a number
         self.end = end
-        self.keys, self.values = self.buffer[:, :, : self.used + count].chunk(2)
+        self.keys, self.values = self.buffer[:, :, self.first : self.used + count].chunk(2)
 
     def go_on(self, done: int) -> None:
         """End that, after so many steps."""
@@ -122,13 +124,12 @@ class RoomLayer(DynamicLayer):
 
 
 class WaitingLayer(RoomLayer):
-    """A layer that stores a prompt's visual tokens apart, and hands attention a copy of those selected, before all others.
+    """A layer that holds a prompt's visual tokens before all others, and hands attention only those selected.
 
-    keys, values: what attention gets: selected visual tokens, the prompt's other columns, what came later. store: keys and
-    values of all visual tokens, (2 * batch, kv_heads, visual, head_dim), on the device or in the host's memory; None once the
-    others were evicted.
+    buffer: visual tokens that wait, those selected, the prompt's other columns, what came later. On the host, a store holds all
+    visual tokens, (2 * batch, kv_heads, visual, head_dim), and the buffer only those selected, as when the others were evicted.
 
-    prompt: columns of the prompt. visual, others: (batch, ...), those of them to store, and those always to attend to.
+    prompt: columns of the prompt. visual, others: (batch, ...), those of them that may wait, and those always to attend to.
     """
 
     def __init__(
@@ -136,32 +137,35 @@ class WaitingLayer(RoomLayer):
         waiting: Waiting = "device",
     ) -> None:  # fmt: skip
         states: Any = torch.cat([layer.keys, layer.values])  # type: ignore[list-item]
-        rest = _of_both(states, others)
-        super().__init__(layer, torch.cat([rest, states[:, :, prompt:]], 2))
-        self.prompt = prompt
-        self.width = 0  # columns of selected tokens
-        self.always = rest.shape[2]  # columns of the prompt that are no visual tokens
-        self.store: Tensor | None = _of_both(states, visual)
-        if waiting == "host":
-            self.store = _to_host(self.store)
+        super().__init__(layer, torch.cat([_of_both(states, torch.cat([visual, others], 1)), states[:, :, prompt:]], 2))
+        self.prompt, self.always = prompt, others.shape[1]
+        self.visual = visual.shape[1]  # columns of visual tokens in the buffer
+        self.store = _to_host(self.buffer[:, :, : self.visual]) if waiting == "host" else None
+        self.evicted = False
 
     def select(self, moves: Moves, evict: bool = False) -> None:
         """Attend to these of the visual tokens, and to all other columns. evict: forget the others for good, which frees their
         memory."""
-        if self.store is None:
+        if self.evicted:
             raise RuntimeError("tokens that were evicted cannot be selected")
-        width = moves.columns.shape[1]
-        if width != self.width:
-            rest = self.buffer[:, :, self.width : self.used]
-            self._make_room(torch.cat([rest.new_empty(*rest.shape[:2], width, rest.shape[3]), rest], 2), ROOM)
-            self.width = width
         self._make_writable()
-        fetch(self.store, self.buffer, moves)
-        if evict:
-            self.store = None
+        width = moves.numbers.shape[1]
+        if self.store is None and not evict:
+            swap(self.buffer, moves)
+            if self.first != moves.waiting:
+                self.first = moves.waiting
+                self._look()
+        elif self.store is not None and width == self.visual and not evict:
+            fetch(self.store, self.buffer, moves)
+        else:
+            source = self.buffer if self.store is None else self.store
+            selected = _of_both(source, moves.numbers.to(source.device)).to(self.buffer.device)
+            self._make_room(torch.cat([selected, self.buffer[:, :, self.visual : self.used]], 2), ROOM)
+            self.visual, self.evicted = width, evict
+            self.store = None if evict else self.store
 
     def get_seq_length(self) -> int:
-        return self.prompt + self.used - self.width - self.always
+        return self.prompt + self.used - self.visual - self.always
 
     def held(self) -> int:
         waits_here = self.store is not None and self.store.device == self.buffer.device and not self.store.is_pinned()
@@ -184,20 +188,21 @@ class WaitingLayer(RoomLayer):
 
     on_rearranged: Callable[[], Callable[[Tensor], None] | None] | None = None  # a weak reference
 
-    def whole(self, visual: Tensor, others: Tensor, attended: Tensor | None) -> DynamicLayer:
+    def whole(self, columns: Int[Tensor, "batch columns"]) -> DynamicLayer:
         """A layer that knows nothing of this library: all that is still there, waiting tokens too, in the prompt's order.
 
-        attended: (batch, columns), the prompt columns that stand in `keys`; needed only if others were evicted.
+        columns: of the prompt, those that the buffer holds, in its order; of a store, the store's before the others.
         """
-        buffer = self.buffer[:, :, : self.used]
-        end = self.width + self.always
-        if self.store is not None:
-            states = buffer.new_zeros(*buffer.shape[:2], self.prompt, buffer.shape[3])
-            for columns, part in ((others, buffer[:, :, self.width : end]), (visual, self.store.to(buffer.device))):
-                states.scatter_(2, columns.repeat(2, 1)[:, None, :, None].expand_as(part), part)
+        end = self.visual + self.always
+        part, later = self.buffer[:, :, :end], self.buffer[:, :, end : self.used]
+        if self.evicted:
+            states = _of_both(part, columns.argsort(1))
         else:
-            states = _of_both(buffer[:, :, :end], attended.argsort(1))  # type: ignore[union-attr]
-        return self._stock(torch.cat([states, buffer[:, :, end:]], 2))
+            if self.store is not None:
+                part = torch.cat([self.store.to(part.device), part[:, :, self.visual :]], 2)
+            states = part.new_zeros(*part.shape[:2], self.prompt, part.shape[3])
+            states.scatter_(2, columns.repeat(2, 1)[:, None, :, None].expand_as(part), part)
+        return self._stock(torch.cat([states, later], 2))
 
 
 def _both(indices: Tensor, states: Tensor) -> Tensor:
@@ -213,7 +218,7 @@ def _of_both(states: Tensor, columns: Int[Tensor, "batch columns"]) -> Tensor:
 
 def _to_host(states: Tensor) -> Tensor:
     if states.device.type == "cpu":
-        return states
+        return states.clone()
     pinned = torch.empty(states.shape, dtype=states.dtype, pin_memory=True)
     return pinned.copy_(states)
 

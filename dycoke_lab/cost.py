@@ -85,7 +85,7 @@ def work(case: Case, element: int = 2, changed: float = 0.0) -> Work:
     in_place = case.graph or looks or (at.pruned and case.method not in ("cut", "fastv"))
     mean = (case.new_tokens + 1) / 2
     append_bytes = 0.0 if in_place else 2 * kv(mean)  # stock reads and writes all keys and values at each step, to add one
-    select_bytes = (token * at.prompt / 2 + 2 * changed * token * at.kept * at.pruned) if selects else 0.0
+    select_bytes = (token * at.prompt / 2 + 4 * changed * token * at.kept * at.pruned) if selects else 0.0
     step_bytes = shape.weights * element + kv(mean) * (1.5 if looks else 1) + append_bytes + select_bytes
     early = [at.prompt] * whole + [short if case.method == "fastv" else at.prompt] * at.pruned
     late = [int(at.prompt + mean)] * whole + [int(short + mean)] * at.pruned
@@ -93,7 +93,7 @@ def work(case: Case, element: int = 2, changed: float = 0.0) -> Work:
     select = case.batch * flops.selection(shape, at.prompt, at.visual) if selects else 0.0
     return Work(
         weights=shape.weights * element,
-        held=int(kv(case.new_tokens) + (token * at.pruned * at.visual if at.held else 0)),
+        held=int(kv(case.new_tokens) + (token * at.pruned * (at.visual - at.kept) if at.held else 0)),
         read=int(kv(case.new_tokens)),
         step_bytes=step_bytes,
         select_bytes=select_bytes,

@@ -1,4 +1,4 @@
-"""Move selected tokens from where they wait to where attention reads them: only those that were not there already."""
+"""Move selected tokens to where attention reads them: only those that were not there already."""
 
 from __future__ import annotations
 
@@ -17,65 +17,89 @@ except ImportError:  # comes with torch's builds for CUDA; a CPU has no need of 
 
 
 class Moves(NamedTuple):
-    """columns: of the store, for each place of the buffer. changed: which of these places hold something else so far. rows: for
-    the CPU, which can look at numbers, the rows of the store to move, as (batch * heads * visual), and for each which part of the
-    buffer it goes to, of batch * heads, and where there; None where a GPU would have to be waited for."""
+    """Of visual tokens, those that wait before those selected. waiting: how many wait. numbers: the token that each place of a
+    selected one gets. source: the place where that lies so far. changed: whether it is another token than so far. rows: for a CPU,
+    which can look at numbers, the rows of (2 * batch * heads * columns) to read, and to write; None where a GPU would have to be
+    waited for."""
 
-    columns: Int[Tensor, "batch kept"]
+    waiting: int
+    numbers: Int[Tensor, "batch kept"]
+    source: Int[Tensor, "batch kept"]
     changed: Bool[Tensor, "batch kept"]
-    rows: tuple[Tensor, Tensor, Tensor] | None
+    rows: tuple[Tensor, Tensor] | None = None
 
 
-def in_slots(
-    before: Int[Tensor, "batch kept"] | None, selected: Bool[Tensor, "batch visual"], kept: int
-) -> tuple[Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
-    """The numbers of the selected tokens in such an order that those of the selection before keep their place, and which places
-    change: all, if there was no selection as wide. `kept` tokens are selected in each sample."""
-    if before is None or before.shape[1] != kept:
-        numbers = selected.int().topk(kept, 1).indices.sort(1).values
-        return numbers, torch.ones_like(numbers, dtype=torch.bool)
+def exchange(
+    order: Int[Tensor, "batch visual"], selected: Bool[Tensor, "batch visual"], kept: int
+) -> tuple[Int[Tensor, "batch visual"], Moves]:
+    """The tokens in another order, the `kept` selected ones last, and what has to be moved for it: a token that was among the last
+    already keeps its place; each of the others takes the place of one that is no longer selected, which takes its."""
+    waiting = order.shape[1] - kept
+    before = order[:, waiting:]
     changed = ~selected.gather(1, before)
-    new = selected & ~torch.zeros_like(selected).scatter(1, before, True)
-    incoming = new.int().topk(kept, 1).indices  # begins with as many as there are places that change
-    return torch.where(changed, incoming.gather(1, (changed.cumsum(1) - 1).clamp(min=0)), before), changed
+    places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    place = torch.empty_like(order).scatter_(1, order, places)
+    incoming = (selected & (place < waiting)).int().topk(kept, 1).indices  # begins with as many as there are changes
+    numbers = torch.where(changed, incoming.gather(1, (changed.cumsum(1) - 1).clamp(min=0)), before)
+    source = place.gather(1, numbers)
+    after = torch.cat([order.scatter(1, source, before)[:, :waiting], numbers], 1)
+    return after, Moves(waiting, numbers, source, changed)
 
 
-def plan(columns: Int[Tensor, "batch kept"], changed: Bool[Tensor, "batch kept"], heads: int, visual: int, at_hand: bool) -> Moves:
-    """at_hand: whether the CPU may look at numbers, because they are its own or have to pass through it anyway."""
-    if not at_hand:
-        return Moves(columns, changed, None)
-    columns, changed = columns.cpu(), changed.cpu()
-    part, place = changed.repeat_interleave(heads, 0).nonzero(as_tuple=True)
-    return Moves(columns, changed, (columns[part // heads, place] + part * visual, part, place))
+def for_cpu(moves: Moves, heads: int, columns: int, store: int | None = None) -> Moves:
+    """With the rows that a CPU moves in a buffer with so many columns. store: columns of a store on the host, from which selected
+    tokens are copied to where the buffer begins; None: tokens are exchanged within the buffer."""
+    numbers, source, changed = moves.numbers.cpu(), moves.source.cpu(), moves.changed.cpu()
+    sample, place = changed.nonzero(as_tuple=True)
+    part = torch.arange(heads)
+    part = torch.cat([part, part + len(changed) * heads])[:, None] + sample * heads  # of keys, and of values
+    if store is not None:
+        return moves._replace(rows=((part * store + numbers[sample, place]).view(-1), (part * columns + place).view(-1)))
+    part = part * columns
+    waits, chosen = (part + source[sample, place]).view(-1), (part + (place + moves.waiting)).view(-1)
+    return moves._replace(rows=(torch.cat([waits, chosen]), torch.cat([chosen, waits])))
 
 
-def fetch(store: Float[Tensor, "batch heads visual dim"], buffer: Float[Tensor, "batch heads columns dim"], moves: Moves) -> None:
-    """Write the tokens that `moves` names into the first columns of the buffer, in place. The buffer is contiguous."""
-    batch, heads, visual, dim = store.shape
-    width = moves.columns.shape[1]
+def fetch(store: Float[Tensor, "both heads visual dim"], buffer: Float[Tensor, "both heads columns dim"], moves: Moves) -> None:
+    """Write tokens of a store on the host into the first columns of the buffer, in place. The buffer is contiguous."""
+    read, write = moves.rows  # type: ignore[misc]
+    if len(read):
+        found, write = store.view(-1, store.shape[3]).index_select(0, read), write.to(buffer.device)
+        buffer.view(-1, buffer.shape[3]).index_copy_(0, write, found.to(buffer.device, non_blocking=True))
+
+
+def swap(buffer: Float[Tensor, "both heads columns dim"], moves: Moves) -> None:
+    """Exchange tokens among the first columns of the buffer, in place. The buffer is contiguous."""
+    both, heads, room, dim = buffer.shape
+    batch, width = moves.source.shape
     if moves.rows is not None:
-        rows, part, place = moves.rows
-        if len(rows):
-            to, fetched = torch.add(place, part, alpha=buffer.shape[2]), store.view(-1, dim).index_select(0, rows)
-            if fetched.device != buffer.device:
-                to, fetched = to.to(buffer.device), fetched.to(buffer.device, non_blocking=True)
-            buffer.view(-1, dim).index_copy_(0, to, fetched)
+        read, write = moves.rows
+        if len(read):
+            rows = buffer.view(-1, dim)
+            rows.index_copy_(0, write, rows.index_select(0, read))
     elif triton is None or torch.is_grad_enabled() or not (buffer.is_cuda or triton.knobs.runtime.interpret):
-        buffer[:, :, :width] = store.gather(2, moves.columns[:, None, :, None].expand(-1, heads, -1, dim))
+        visual = moves.waiting + width
+        places = torch.arange(visual, device=buffer.device).expand(batch, -1)
+        order = places.scatter(1, moves.source, places[:, moves.waiting :])
+        order = torch.cat([order[:, : moves.waiting], moves.source], 1).repeat(2, 1)  # of keys, and of values
+        buffer[:, :, :visual] = buffer[:, :, :visual].gather(2, order[:, None, :, None].expand(-1, heads, -1, dim))
     elif width:
-        sizes = visual, buffer.shape[2], width, heads, dim, triton.next_power_of_2(dim)
+        sizes = moves.waiting, width, room, batch, heads, dim, triton.next_power_of_2(dim)
         with torch.cuda.device(buffer.device) if buffer.is_cuda else nullcontext():
-            _move[width, batch * heads](store, buffer, moves.columns, moves.changed, *sizes)
+            _swap[width, both * heads](buffer, moves.source, moves.changed, *sizes)
 
 
 if triton is not None:
 
     @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-    def _move(store, buffer, columns, changed, visual, room, width, heads, dim, block: tl.constexpr):  # type: ignore[no-untyped-def]
+    def _swap(buffer, source, changed, waiting, width, room, batch, heads, dim, block: tl.constexpr):  # type: ignore[no-untyped-def]
         place, part = tl.program_id(0), tl.program_id(1).to(tl.int64)
-        slot = part // heads * width + place
+        slot = part // heads % batch * width + place
         if tl.load(changed + slot):
-            column = tl.load(columns + slot)
             numbers = tl.arange(0, block)
-            row = tl.load(store + (part * visual + column) * dim + numbers, mask=numbers < dim)
-            tl.store(buffer + (part * room + place) * dim + numbers, row, mask=numbers < dim)
+            used = numbers < dim
+            waits = buffer + (part * room + tl.load(source + slot)) * dim + numbers
+            chosen = buffer + (part * room + waiting + place) * dim + numbers
+            incoming, outgoing = tl.load(waits, mask=used), tl.load(chosen, mask=used)
+            tl.store(chosen, incoming, mask=used)
+            tl.store(waits, outgoing, mask=used)

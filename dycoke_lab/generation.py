@@ -23,7 +23,7 @@ from dycoke_lab.cache import (
     take_room,
 )
 from dycoke_lab.config import DyCokeConfig
-from dycoke_lab.fetch import in_slots, plan
+from dycoke_lab.fetch import Moves, exchange, for_cpu
 from dycoke_lab.layout import VisualLayout, left_packed, take
 from dycoke_lab.methods import Method, Step, method_of
 from dycoke_lab.prompt import columns_of, without_merged
@@ -53,7 +53,8 @@ class Generation:
         self.selected: Tensor | None = None
         self.active: tuple[Tensor, Tensor | None] | None = None  # prompt columns that pruned layers attend to
         self.layers: list[WaitingLayer] = []
-        self.slots: Tensor | None = None  # the selection in the order in which it lies in those layers' buffers
+        self.moves: Moves | None = None  # the last ones
+        self.order: Tensor | None = None  # of stored tokens in those layers' buffers, the selected ones last
         self.decoding = False
         self.gaps = False  # whether a later turn brought padding
         self.static = False  # whether steps have static shapes, and positions are given
@@ -117,9 +118,8 @@ class Generation:
         is_visual[rows, self.columns[rows, numbers]] = True
         others = ~is_visual if self.real is None else ~is_visual & self.real
         self.visual, _ = left_packed(is_visual)  # the columns that waiting layers store
+        self.stored, self.stored_real = left_packed(self.available)  # the token in each
         self.others, self.others_real = left_packed(others)
-        filled = self.visual.shape[1] - self.available.sum(1, keepdim=True)
-        self.place = (self.available.cumsum(1) - 1 + filled).clamp(min=0)  # of each token among them
         self.counts = keep_counts(self.available, self.config.prune_ratio)
         sizes = self.counts.tolist()
         self.width, self.even = max(sizes), len(set(sizes)) == 1
@@ -148,19 +148,23 @@ class Generation:
         if not self.method.exact:
             sizes = chosen.sum(1).tolist()
             width, even = max(sizes), len(set(sizes)) == 1
+        chosen = chosen.gather(1, self.stored)
+        if self.stored_real is not None:
+            chosen = chosen & self.stored_real
         filled = chosen if even else torch.zeros_like(chosen).scatter(1, chosen.int().topk(width, 1).indices, True)
-        numbers, changed = in_slots(self.slots, filled, width)
-        self.slots = numbers
-        index = torch.cat([self.visual.gather(1, self.place.gather(1, numbers)), self.others], 1)
+        if self.order is None:
+            self.order = torch.arange(filled.shape[1], device=filled.device).repeat(len(filled), 1)
+        self.order, moves = exchange(self.order, filled, width)
+        index = torch.cat([self.visual.gather(1, moves.numbers), self.others], 1)
         real = None
         if not even or self.others_real is not None:
             others = torch.ones_like(self.others).bool() if self.others_real is None else self.others_real
-            real = torch.cat([chosen.gather(1, numbers), others], 1)
-        self.active = index, real
+            real = torch.cat([chosen.gather(1, moves.numbers), others], 1)
+        self.active, self.moves = (index, real), moves
         cache = None if self.cache is None else self.cache()
         if self.decoding and not self.layers and cache is not None:
             self._hold(cache)
-        self._select(changed)
+        self._select()
 
     @property
     def evicts(self) -> bool:
@@ -171,15 +175,15 @@ class Generation:
         """Whether all has been chosen that there is to choose."""
         return self.evicts and self.selected is not None
 
-    def _select(self, changed: Tensor | None = None) -> None:
-        """Have pruned layers attend to what lies in `slots`. changed: (batch, kept), which of it differs from before; None: all."""
+    def _select(self) -> None:
+        """Have pruned layers attend to what was chosen last."""
         if not self.layers:
             return
-        columns = self.place.gather(1, self.slots)  # type: ignore[arg-type]
-        changed = torch.ones_like(columns, dtype=torch.bool) if changed is None else changed
-        columns, changed = columns.repeat(2, 1), changed.repeat(2, 1)  # of keys and of values
-        at_hand = self.config.waiting == "host" or prune.free_to_look(columns.device)
-        moves = plan(columns, changed, self.layers[0].buffer.shape[1], self.visual.shape[1], at_hand)
+        moves: Any = self.moves
+        on_host = self.config.waiting == "host"
+        if on_host or prune.free_to_look(moves.changed.device):
+            _, heads, columns, _ = self.layers[0].buffer.shape
+            moves = for_cpu(moves, heads, columns, self.visual.shape[1] if on_host else None)
         for layer in self.layers:
             layer.select(moves, self.evicts)
 
@@ -207,7 +211,8 @@ class Generation:
     def rearrange(self, index: Tensor) -> None:
         """The batch's samples from now on, as numbers of those so far (beams)."""
         for name in (
-            "available", "columns", "real", "scores", "selected", "slots", "visual", "others", "others_real", "place", "counts"
+            "available", "columns", "real", "scores", "selected", "order", "visual", "stored", "stored_real", "others",
+            "others_real", "counts",
         ):  # fmt: skip
             value = getattr(self, name)
             setattr(self, name, None if value is None else value[index])
@@ -221,7 +226,11 @@ class Generation:
         """Leave a stock cache behind, with the waiting tokens back in it; closed, if there are tokens it has lost."""
         for number, layer in enumerate(cache.layers):
             if isinstance(layer, WaitingLayer):
-                cache.layers[number] = layer.whole(self.visual, self.others, self.active[0])  # type: ignore[index]
+                columns = self.active[0]  # type: ignore[index]
+                if not layer.evicted:
+                    visual = self.visual if layer.store is not None else self.visual.gather(1, self.order)  # type: ignore[arg-type]
+                    columns = torch.cat([visual, self.others], 1)
+                cache.layers[number] = layer.whole(columns)
         take_room(cache)
         allow_going_back(cache)
         evicted = self.config.prune_ratio and self.active and self.evicts

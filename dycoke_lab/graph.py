@@ -22,7 +22,7 @@ from dycoke_lab.generation import Generation
 from dycoke_lab.models import decoder_of
 
 WARM = 3  # steps before the capture, in which libraries allocate what they need
-CARRIED = ("scores", "selected", "slots")  # what a step of dynamic pruning leaves for the next
+CARRIED = ("scores", "selected", "order")  # what a step of dynamic pruning leaves for the next
 
 
 class StaticSteps:
@@ -49,14 +49,15 @@ class StaticSteps:
         self.stock = give_room(cache, range(len(cache.layers)))
         self.layers: list[RoomLayer] = list(cache.layers)  # type: ignore[arg-type]
         self.ends = {used: torch.tensor([used], device=position.device) for used in {layer.used for layer in self.layers}}
-        self.masks = {used: self._visible(used) for used in self.ends}
-        self.of_layer = [self.masks[layer.used] for layer in self.layers]
+        kinds = [(layer.first, layer.used) for layer in self.layers]
+        self.masks = {kind: self._visible(*kind) for kind in kinds}
+        self.of_layer = [self.masks[kind] for kind in kinds]
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stack = ExitStack()
 
-    def _visible(self, used: int) -> Tensor:
+    def _visible(self, first: int, used: int) -> Tensor:
         end = self.ends[used]
-        return (torch.arange(used + self.count, device=end.device) <= end)[None, None, None]
+        return (torch.arange(first, used + self.count, device=end.device) <= end)[None, None, None]
 
     def __enter__(self) -> StaticSteps:
         self.stack.enter_context(watching(self.decoder, self))
@@ -118,9 +119,10 @@ class StaticSteps:
         if carried:
             carried.active = index.copy_(carried.active[0]), None  # type: ignore[index,union-attr]
         self.position += 1
-        for used, end in self.ends.items():
+        for end in self.ends.values():
             end += 1
-            self.masks[used].copy_(self._visible(used))
+        for kind, mask in self.masks.items():
+            mask.copy_(self._visible(*kind))
         return logits
 
 

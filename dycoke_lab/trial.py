@@ -165,10 +165,10 @@ class Trial:
         generation.see = timed  # type: ignore[method-assign]
         try:
             for number in range(EXTRA):
-                before = generation.slots
+                before = generation.moves
                 self._write(len(self.steps) + number)
-                if before is not None and generation.slots is not None:
-                    changed.append(float((before != generation.slots).float().mean()))
+                if (moves := generation.moves) is not None:
+                    changed.append(0.0 if moves is before else float(moves.changed.float().mean()))
         finally:
             del generation.see  # else it holds itself, and with it all that waits
         return spent, sum(changed) / len(changed) if changed else None

@@ -1,4 +1,4 @@
-"""Selected tokens are moved into place: every way of doing it equals copying them all."""
+"""Selected tokens are moved into place: every way of doing it equals a loop that exchanges them one by one."""
 
 from __future__ import annotations
 
@@ -6,56 +6,80 @@ import pytest
 import torch
 
 from dycoke_lab import fetch as module
-from dycoke_lab.fetch import fetch, in_slots, plan
+from dycoke_lab.fetch import exchange, fetch, for_cpu, swap
 
-BATCH, HEADS, VISUAL, KEPT, ROOM, DIM = 3, 2, 20, 8, 12, 24
+BATCH, HEADS, VISUAL, ROOM, DIM = 3, 2, 20, 27, 24
+WIDTHS = [8, 8, 5, 0, 20, 8]  # methods may keep another number at each step
 
 
-def chosen(seed):
+def chosen(seed, kept):
     random = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randperm(VISUAL, generator=random)[:KEPT] for _ in range(BATCH)])
-
-
-def mask(numbers):
+    numbers = torch.stack([torch.randperm(VISUAL, generator=random)[:kept] for _ in range(BATCH)])
     return torch.zeros(BATCH, VISUAL, dtype=torch.bool).scatter(1, numbers, True)
 
 
-def test_tokens_selected_again_keep_their_place():
-    before = chosen(0)
-    after, changed = in_slots(before, mask(chosen(1)), KEPT)
-    assert torch.equal(after.sort(1).values, chosen(1).sort(1).values)
-    for sample in range(BATCH):
-        again = set(before[sample].tolist()) & set(chosen(1)[sample].tolist())
-        for place in range(KEPT):
-            stays = int(before[sample, place]) in again
-            assert bool(changed[sample, place]) != stays and (not stays or after[sample, place] == before[sample, place])
-    assert in_slots(None, mask(before), KEPT)[1].all() and in_slots(before[:, 1:], mask(before), KEPT)[1].all()
-    assert not in_slots(before, mask(before), KEPT)[1].any()
+def one_by_one(order, selected, incoming):
+    """A sample's tokens in their next order. incoming: what the places of tokens that are no longer selected get, in turn."""
+    order, incoming = [*order], [*incoming]
+    for place in range(len(order) - int(selected.sum()), len(order)):
+        if not selected[order[place]]:
+            at = order.index(incoming.pop(0))
+            order[at], order[place] = order[place], order[at]
+    assert not incoming
+    return order
+
+
+def test_tokens_selected_again_keep_their_place_and_others_are_exchanged():
+    order = torch.arange(VISUAL).repeat(BATCH, 1)
+    for step, kept in enumerate(WIDTHS):
+        selected = chosen(step, kept)
+        after, moves = exchange(order, selected, kept)
+        for sample in range(BATCH):
+            incoming = moves.numbers[sample][moves.changed[sample]].tolist()
+            assert after[sample].tolist() == one_by_one(order[sample].tolist(), selected[sample], incoming)
+            assert set(moves.numbers[sample].tolist()) == set(selected[sample].nonzero()[:, 0].tolist())
+        assert moves.waiting == VISUAL - kept and torch.equal(moves.numbers, after[:, VISUAL - kept :])
+        assert torch.equal(order.gather(1, moves.source), moves.numbers)
+        assert torch.equal(moves.changed, moves.numbers != order[:, VISUAL - kept :])
+        assert not exchange(after, selected, kept)[1].changed.any()
+        order = after
 
 
 # "kernel" is the one for GPUs, by Triton's interpreter; triton is not installed with CPU builds: make test-kernel
 @pytest.mark.parametrize("way", ["rows", "gather", "kernel"])
-def test_only_what_changed_is_moved(way, monkeypatch):
+def test_a_buffer_holds_its_tokens_in_that_order(way, monkeypatch):
     if way == "kernel" and (module.triton is None or not module.triton.knobs.runtime.interpret):
         pytest.skip("needs triton and its interpreter: make test-kernel")
     if way == "gather":
         monkeypatch.setattr(module, "triton", None)
-    store = torch.randn(BATCH, HEADS, VISUAL, DIM)
-    buffer = torch.full((BATCH, HEADS, ROOM, DIM), 7.0)
-    slots = None
+    tokens = torch.randn(2 * BATCH, HEADS, ROOM, DIM)  # keys, and values
+    buffer = tokens.clone()
+    order = torch.arange(VISUAL).repeat(BATCH, 1)
     with torch.no_grad():
-        for step in range(4):
-            slots, changed = in_slots(slots, mask(chosen(step)), KEPT)
-            if step and way != "gather":  # what is there already is not written again
-                stale = buffer[:, :, :KEPT].mul_(torch.where(changed, 1.0, -1.0)[:, None, :, None])
-                fetch(store, buffer, plan(slots, changed, HEADS, VISUAL, way == "rows"))
-                stale.mul_(torch.where(changed, 1.0, -1.0)[:, None, :, None])
-            else:
-                fetch(store, buffer, plan(slots, changed, HEADS, VISUAL, way == "rows"))
-            for sample in range(BATCH):
+        for step, kept in enumerate(WIDTHS):
+            order, moves = exchange(order, chosen(step, kept), kept)
+            swap(buffer, for_cpu(moves, HEADS, ROOM) if way == "rows" else moves)
+            for part in range(2 * BATCH):
                 for head in range(HEADS):
-                    assert torch.equal(buffer[sample, head, :KEPT], store[sample, head, slots[sample]])
-            assert (buffer[:, :, KEPT:] == 7).all()
+                    assert torch.equal(buffer[part, head, :VISUAL], tokens[part, head, order[part % BATCH]])
+            assert torch.equal(buffer[:, :, VISUAL:], tokens[:, :, VISUAL:])
+
+
+def test_only_what_changed_is_fetched_from_the_host():
+    store = torch.randn(2 * BATCH, HEADS, VISUAL, DIM)
+    buffer = torch.full((2 * BATCH, HEADS, ROOM, DIM), 7.0)
+    order = torch.arange(VISUAL).repeat(BATCH, 1)
+    buffer[:, :, :8] = store[:, :, -8:]
+    for step in range(4):
+        order, moves = exchange(order, chosen(step, 8), 8)
+        stays = ~moves.changed.repeat(2, 1)
+        sign = torch.where(stays, -1.0, 1.0)[:, None, :, None]
+        buffer[:, :, :8] *= sign  # what is there already is not written again
+        fetch(store, buffer, for_cpu(moves, HEADS, ROOM, VISUAL))
+        buffer[:, :, :8] *= sign
+        for part in range(2 * BATCH):
+            assert torch.equal(buffer[part, :, :8], store[part][:, order[part % BATCH, -8:]])
+        assert (buffer[:, :, 8:] == 7).all()
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
@@ -66,7 +90,7 @@ def test_the_kernel_compiles_for_gpus(capability, dtype):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kinds = {"store": f"*{dtype}", "buffer": f"*{dtype}", "columns": "*i64", "changed": "*i1", "block": "constexpr"}
-    signature = {name: kinds.get(name, "i32") for name in module._move.arg_names}
-    made = module.triton.compile(ASTSource(module._move, signature, {"block": 128}), target=GPUTarget("cuda", capability, 32))
+    kinds = {"buffer": f"*{dtype}", "source": "*i64", "changed": "*i1", "block": "constexpr"}
+    signature = {name: kinds.get(name, "i32") for name in module._swap.arg_names}
+    made = module.triton.compile(ASTSource(module._swap, signature, {"block": 128}), target=GPUTarget("cuda", capability, 32))
     assert f"sm_{capability}" in made.asm["ptx"] and len(made.asm["cubin"]) > 1000

@@ -105,7 +105,7 @@ def test_kv_lengths_and_bytes_are_as_predicted_in_every_layer(family, model, pro
             continue
         waits = pruned and settings.get("method") is None and settings.get("waiting", "device") == "device"
         assert read[number] == rest + (kept if pruned else left)
-        assert held[number] == a_column[number] * (rest + (kept if pruned else left) + (left if waits else 0))
+        assert held[number] == a_column[number] * (rest + (kept if pruned else left) + (left - kept if waits else 0))
 
 
 def test_capture_agrees_with_eager_output_attentions(family, model, inputs):

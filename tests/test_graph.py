@@ -85,7 +85,7 @@ def test_a_step_leaves_its_state_where_it_was(family, model):
         with StaticSteps(model, cache, place, 4) as step:
 
             def memory():
-                state = [now.scores, now.selected, now.slots, now.active[0], step.position, *step.masks.values()]
+                state = [now.scores, now.selected, now.order, now.active[0], step.position, *step.masks.values()]
                 return [part.data_ptr() for part in [*state, *(layer.keys for layer in cache.layers)]]
 
             before, scores = memory(), now.scores.clone()

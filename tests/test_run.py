@@ -36,7 +36,7 @@ def test_tokens_and_bytes_are_those_predicted(asked, method, evicts):
     token = 2 * text_config.num_key_value_heads * (text_config.hidden_size // text_config.num_attention_heads) * 4
     below, above = 3 * (left + text), 3 * (attended + text)
     assert got.read == token * (below + above)
-    assert got.held == token * (below + above + (0 if evicts else 3 * left))
+    assert got.held == token * (below + above + (0 if evicts else 3 * (left - attended)))
 
 
 def test_the_full_cache_reads_all_it_holds(asked):

@@ -55,7 +55,8 @@ class DyCoke:
                 decoder.register_forward_hook(session.after, with_kwargs=True),
             ]
             if self.config.prune_ratio:
-                stack.enter_context(watching(decoder, session))
+                masks, sees = dict.fromkeys(session.pruned, session.mask), {self.config.score_layer - 1: session.see}
+                stack.enter_context(watching(decoder, masks, sees))
             if self.config.prune_ratio and method_of(self.config.method).in_prefill:
                 hooks += [decoder.layers[n].register_forward_pre_hook(session.inside, with_kwargs=True) for n in session.pruned]
             for hook in hooks:

@@ -7,9 +7,9 @@ what it is given. Nothing is patched: the language model's config names a wrappe
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -30,61 +30,73 @@ class Call(NamedTuple):
     scaling: float
 
 
-class Watcher(Protocol):
-    def mask(self, call: Call) -> Tensor | None:
-        """The mask to use in this call, after those of the watchers before."""
-
-    def see(self, call: Call) -> None:
-        """Look at the call as the kernel got it, when it is done: what it has read is then at hand, in a CPU's caches."""
+Mask = Callable[[Call], Tensor | None]  # the mask to use in a call, after those who were asked before
+See = Callable[[Call], None]  # looks at a call as the kernel got it, when it is done: what it has read is in a CPU's caches then
 
 
-_WATCHERS: WeakKeyDictionary[nn.Module, list[Watcher]] = WeakKeyDictionary()
-_KERNELS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # what a watched model had before
+class _Layer(NamedTuple):
+    masks: list[Mask]
+    sees: list[See]
+
+
+class _Model(NamedTuple):
+    kernel: str  # that it has when nobody watches
+    watchers: list[object]
+
+
+NOBODY = _Layer([], [])
+_LAYERS: WeakKeyDictionary[nn.Module, _Layer] = WeakKeyDictionary()
+_MODELS: WeakKeyDictionary[nn.Module, _Model] = WeakKeyDictionary()
 
 
 @contextmanager
-def watching(language_model: nn.Module, watcher: Watcher) -> Iterator[None]:
-    """Have `watcher` see every self-attention call of this language model, until the context ends."""
+def watching(language_model: nn.Module, masks: Mapping[int, Mask], sees: Mapping[int, See]) -> Iterator[None]:
+    """Watch the self-attention of this language model until the context ends. masks: who may change the masks of which layers, by
+    their numbers; sees: who looks at their calls."""
     config: Any = language_model.config
     modules = [layer.self_attn for layer in language_model.layers]  # type: ignore[union-attr]
-    if modules[0] not in _WATCHERS:
-        _KERNELS[modules[0]] = config._attn_implementation
+    if language_model not in _MODELS:
+        _MODELS[language_model] = _Model(config._attn_implementation, [])
+        _LAYERS.update({module: _Layer([], []) for module in modules})
         config._attn_implementation = _wrapper(config._attn_implementation, modules[0])
-    for module in modules:
-        _WATCHERS.setdefault(module, []).append(watcher)
+    mine: list[tuple[list[Any], Any]] = [(_MODELS[language_model].watchers, object())]
+    mine += [(_LAYERS[modules[number]].masks, mask) for number, mask in masks.items()]
+    mine += [(_LAYERS[modules[number]].sees, see) for number, see in sees.items()]
+    for callers, who in mine:
+        callers.append(who)
     try:
         yield
     finally:
-        for module in modules:
-            _WATCHERS[module].remove(watcher)
-            if not _WATCHERS[module]:
-                del _WATCHERS[module]
-        if modules[0] not in _WATCHERS:
-            config._attn_implementation = _KERNELS.pop(modules[0])
+        for callers, who in mine:
+            callers.remove(who)
+        if not watched(language_model):
+            config._attn_implementation = _MODELS.pop(language_model).kernel
+            for module in modules:
+                del _LAYERS[module]
 
 
 def watched(language_model: nn.Module) -> int:
-    """How many watchers see its attention now."""
-    return len(_WATCHERS.get(language_model.layers[0].self_attn, ()))  # type: ignore[union-attr,index,arg-type]
+    """How many watch its attention now."""
+    return len(_MODELS[language_model].watchers) if language_model in _MODELS else 0
 
 
 def _wrapper(kernel: str, module: nn.Module) -> str:
-    """The registered name of an attention function that calls the watchers, then `kernel`."""
+    """The registered name of an attention function that calls who watches, and `kernel`."""
     name = PREFIX + kernel
     if kernel == "eager":  # not in the registry: every model file brings its own
         base: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
         name = f"{name}_{type(module).__module__.rpartition('.')[2]}"
     else:
         base = ALL_ATTENTION_FUNCTIONS[kernel]
+    looks_up = kernel not in ("sdpa", "eager")  # FlashAttention's function looks up in the configuration which kernel to load
 
     def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
-        watchers = _WATCHERS.get(module, ())
+        masks, sees = _LAYERS.get(module, NOBODY)
         call = Call(int(module.layer_idx), query, key, mask, kwargs["scaling"])  # type: ignore[arg-type]
-        for watcher in watchers:
-            if (changed := watcher.mask(call)) is not call.mask:
+        for change in masks:
+            if (changed := change(call)) is not call.mask:
                 call = call._replace(mask=changed)
         config: Any = module.config
-        looks_up = kernel not in ("sdpa", "eager")  # FlashAttention's function looks up by this name which kernel to load
         if looks_up:
             config._attn_implementation = kernel
         try:
@@ -92,8 +104,8 @@ def _wrapper(kernel: str, module: nn.Module) -> str:
         finally:
             if looks_up:
                 config._attn_implementation = name
-        for watcher in watchers:
-            watcher.see(call)
+        for see in sees:
+            see(call)
         return found
 
     AttentionInterface.register(name, attend)

@@ -36,11 +36,15 @@ class RoomLayer(DynamicLayer):
     def _make_room(self, states: Tensor, room: int) -> None:
         """A buffer that begins with these keys and values."""
         self.used = states.shape[2]
-        self.buffer = torch.cat([states, states.new_empty(*states.shape[:2], room, states.shape[3])], 2)
+        self._take(torch.cat([states, states.new_empty(*states.shape[:2], room, states.shape[3])], 2))
+
+    def _take(self, buffer: Tensor) -> None:
+        self.buffer, self.halves = buffer, buffer.chunk(2)
         self._look()
 
     def _look(self) -> None:
-        self.keys, self.values = self.buffer.narrow(2, self.first, self.used - self.first).chunk(2)
+        keys, values = self.halves
+        self.keys, self.values = keys[:, :, self.first : self.used], values[:, :, self.first : self.used]
 
     end: Tensor | None = None  # (1,), the column of the next token, while the layer holds still
 
@@ -70,16 +74,16 @@ class RoomLayer(DynamicLayer):
         if self.used + count > self.buffer.shape[2]:
             self._make_room(self.buffer[:, :, : self.used], max(count, ROOM))
         self._make_writable()
-        new, batch = self.buffer.narrow(2, self.used, count), len(key_states)
-        new.narrow(0, 0, batch).copy_(key_states)
-        new.narrow(0, batch, batch).copy_(value_states)
+        keys, values = self.halves
+        new = slice(self.used, self.used + count)
+        keys[:, :, new], values[:, :, new] = key_states, value_states
         self.used += count
         self._look()
         return self.keys, self.values  # type: ignore[return-value]
 
     def _make_writable(self) -> None:
         if self.buffer.is_inference() and not torch.is_inference_mode_enabled():
-            self.buffer = self.buffer.clone()  # an earlier turn ran under torch.inference_mode, this one does not
+            self._take(self.buffer.clone())  # an earlier turn ran under torch.inference_mode, this one does not
 
     def get_seq_length(self) -> int:
         return self.used
@@ -89,8 +93,7 @@ class RoomLayer(DynamicLayer):
         return self.buffer[:, :, : self.used].numel() * self.buffer.element_size()
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self.buffer = self.buffer[_both(indices, self.buffer)]
-        self._look()
+        self._take(self.buffer[_both(indices, self.buffer)])
 
     def reorder_cache(self, beam_idx: Tensor) -> None:  # type: ignore[override]
         self.batch_select_indices(beam_idx)
@@ -124,27 +127,20 @@ class RoomLayer(DynamicLayer):
 
 
 class WaitingLayer(RoomLayer):
-    """A layer that holds a prompt's visual tokens before all others, and hands attention only those selected.
+    """A layer that holds columns of a prompt before those that it hands to attention.
 
-    buffer: visual tokens that wait, those selected, the prompt's other columns, what came later. On the host, a store holds all
-    visual tokens, (2 * batch, kv_heads, visual, head_dim), and the buffer only those selected, as when the others were evicted.
-
-    prompt: columns of the prompt. visual, others: (batch, ...), those of them that may wait, and those always to attend to.
+    buffer: the prompt's columns that wait, its others, what came later. On the host, a store holds the whole prompt, (2 * batch,
+    kv_heads, columns, head_dim), and the buffer only those attended to, as when what waited was evicted.
     """
 
-    def __init__(
-        self, layer: DynamicLayer, prompt: int, visual: Int[Tensor, "batch visual"], others: Int[Tensor, "batch others"],
-        waiting: Waiting = "device",
-    ) -> None:  # fmt: skip
-        states: Any = torch.cat([layer.keys, layer.values])  # type: ignore[list-item]
-        super().__init__(layer, torch.cat([_of_both(states, torch.cat([visual, others], 1)), states[:, :, prompt:]], 2))
-        self.prompt, self.always = prompt, others.shape[1]
-        self.visual = visual.shape[1]  # columns of visual tokens in the buffer
-        self.store = _to_host(self.buffer[:, :, : self.visual]) if waiting == "host" else None
+    def __init__(self, layer: DynamicLayer, prompt: int, waiting: Waiting = "device") -> None:
+        super().__init__(layer)
+        self.prompt = self.columns = prompt  # how many columns it has, and how many of them are in the buffer
+        self.store = _to_host(self.buffer[:, :, :prompt]) if waiting == "host" else None
         self.evicted = False
 
     def select(self, moves: Moves, evict: bool = False) -> None:
-        """Attend to these of the visual tokens, and to all other columns. evict: forget the others for good, which frees their
+        """Attend to these of the prompt's columns, and to what came later. evict: forget the others for good, which frees their
         memory."""
         if self.evicted:
             raise RuntimeError("tokens that were evicted cannot be selected")
@@ -155,17 +151,17 @@ class WaitingLayer(RoomLayer):
             if self.first != moves.waiting:
                 self.first = moves.waiting
                 self._look()
-        elif self.store is not None and width == self.visual and not evict:
+        elif self.store is not None and not evict and width == self.columns:
             fetch(self.store, self.buffer, moves)
         else:
             source = self.buffer if self.store is None else self.store
-            selected = _of_both(source, moves.numbers.to(source.device)).to(self.buffer.device)
-            self._make_room(torch.cat([selected, self.buffer[:, :, self.visual : self.used]], 2), ROOM)
-            self.visual, self.evicted = width, evict
+            found = _of_both(source, moves.numbers.to(source.device)).to(self.buffer.device)
+            self._make_room(torch.cat([found, self.buffer[:, :, self.columns : self.used]], 2), ROOM)
+            self.columns, self.evicted = width, evict
             self.store = None if evict else self.store
 
     def get_seq_length(self) -> int:
-        return self.prompt + self.used - self.visual - self.always
+        return self.used + self.prompt - self.columns
 
     def held(self) -> int:
         waits_here = self.store is not None and self.store.device == self.buffer.device and not self.store.is_pinned()
@@ -188,21 +184,13 @@ class WaitingLayer(RoomLayer):
 
     on_rearranged: Callable[[], Callable[[Tensor], None] | None] | None = None  # a weak reference
 
-    def whole(self, columns: Int[Tensor, "batch columns"]) -> DynamicLayer:
-        """A layer that knows nothing of this library: all that is still there, waiting tokens too, in the prompt's order.
+    def whole(self, order: Int[Tensor, "batch columns"]) -> DynamicLayer:
+        """A layer that knows nothing of this library: all that is still there, waiting columns too, in the prompt's order.
 
-        columns: of the prompt, those that the buffer holds, in its order; of a store, the store's before the others.
+        order: the numbers of the prompt's columns, as the buffer has them.
         """
-        end = self.visual + self.always
-        part, later = self.buffer[:, :, :end], self.buffer[:, :, end : self.used]
-        if self.evicted:
-            states = _of_both(part, columns.argsort(1))
-        else:
-            if self.store is not None:
-                part = torch.cat([self.store.to(part.device), part[:, :, self.visual :]], 2)
-            states = part.new_zeros(*part.shape[:2], self.prompt, part.shape[3])
-            states.scatter_(2, columns.repeat(2, 1)[:, None, :, None].expand_as(part), part)
-        return self._stock(torch.cat([states, later], 2))
+        prompt = _of_both(self.buffer, order.argsort(1)) if self.store is None else self.store.to(self.buffer.device)
+        return self._stock(torch.cat([prompt, self.buffer[:, :, self.columns : self.used]], 2))
 
 
 def _both(indices: Tensor, states: Tensor) -> Tensor:

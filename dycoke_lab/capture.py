@@ -37,7 +37,7 @@ def capture_attention(model: Any, heads: Literal["mean", "all"] = "mean") -> Ite
     recorder = _Recorder(model, finder, Trace(), heads, len(decoder.layers))
     hook = decoder.register_forward_pre_hook(recorder.start, with_kwargs=True)
     try:
-        with finder.looking(model), watching(decoder, recorder):
+        with finder.looking(model), watching(decoder, {}, dict.fromkeys(range(recorder.depth), recorder.see)):
             yield recorder.trace
     finally:
         hook.remove()
@@ -70,9 +70,6 @@ class _Recorder:
             self.caches.add(cache)
         elif generation_of(self.model, cache) is None:  # gradients need what a step would write into
             take_room(cache)
-
-    def mask(self, call: Call) -> Tensor | None:
-        return call.mask
 
     def see(self, call: Call) -> None:
         if self.layout is None:

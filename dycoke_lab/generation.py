@@ -54,7 +54,7 @@ class Generation:
         self.active: tuple[Tensor, Tensor | None] | None = None  # prompt columns that pruned layers attend to
         self.layers: list[WaitingLayer] = []
         self.moves: Moves | None = None  # the last ones
-        self.order: Tensor | None = None  # of stored tokens in those layers' buffers, the selected ones last
+        self.order: Tensor | None = None  # in which the prompt's columns lie in those layers' buffers, those attended to last
         self.decoding = False
         self.gaps = False  # whether a later turn brought padding
         self.static = False  # whether steps have static shapes, and positions are given
@@ -113,20 +113,19 @@ class Generation:
 
     def _prepare_to_prune(self) -> None:
         """What a selection needs to know of the prompt, once, so that no step has to look at a number on the device."""
-        is_visual = torch.zeros(len(self.columns), self.length, dtype=torch.bool, device=self.columns.device)
-        rows, numbers = self.available.nonzero(as_tuple=True)
-        is_visual[rows, self.columns[rows, numbers]] = True
-        others = ~is_visual if self.real is None else ~is_visual & self.real
-        self.visual, _ = left_packed(is_visual)  # the columns that waiting layers store
-        self.stored, self.stored_real = left_packed(self.available)  # the token in each
-        self.others, self.others_real = left_packed(others)
+        rows, tokens = self.available.nonzero(as_tuple=True)
+        self.token = torch.full((len(self.columns), self.length), self.columns.shape[1], device=self.columns.device)
+        self.token[rows, self.columns[rows, tokens]] = tokens  # in each of the prompt's columns; a number too high: none
+        self.always = self.token == self.columns.shape[1]  # columns to attend to in any case
+        if self.real is not None:
+            self.always &= self.real
         self.counts = keep_counts(self.available, self.config.prune_ratio)
-        sizes = self.counts.tolist()
+        sizes = (self.counts + self.always.sum(1)).tolist()
         self.width, self.even = max(sizes), len(set(sizes)) == 1
 
     def see(self, call: Call) -> None:
         """At layer L - 1: take this step's scores and let the method select."""
-        if call.layer != self.config.score_layer - 1 or self.finished:
+        if self.finished:
             return
         attention = last_query_attention(call.query, call.key, call.mask, call.scaling).mean(1)
         scores = attention.gather(1, self.columns) * self.available
@@ -144,23 +143,17 @@ class Generation:
             keep[rows, self.columns[rows, gone]] = False
             self.active = left_packed(keep)  # in the prompt's order, since it is yet to be read
             return
+        keep = self.always | torch.nn.functional.pad(chosen, (0, 1)).gather(1, self.token)
         width, even = self.width, self.even
         if not self.method.exact:
-            sizes = chosen.sum(1).tolist()
+            sizes = keep.sum(1).tolist()
             width, even = max(sizes), len(set(sizes)) == 1
-        chosen = chosen.gather(1, self.stored)
-        if self.stored_real is not None:
-            chosen = chosen & self.stored_real
-        filled = chosen if even else torch.zeros_like(chosen).scatter(1, chosen.int().topk(width, 1).indices, True)
+        filled = keep if even else torch.zeros_like(keep).scatter(1, keep.int().topk(width, 1).indices, True)
         if self.order is None:
-            self.order = torch.arange(filled.shape[1], device=filled.device).repeat(len(filled), 1)
-        self.order, moves = exchange(self.order, filled, width)
-        index = torch.cat([self.visual.gather(1, moves.numbers), self.others], 1)
-        real = None
-        if not even or self.others_real is not None:
-            others = torch.ones_like(self.others).bool() if self.others_real is None else self.others_real
-            real = torch.cat([chosen.gather(1, moves.numbers), others], 1)
-        self.active, self.moves = (index, real), moves
+            self.order = torch.arange(self.length, device=keep.device).repeat(len(keep), 1)
+        self.order, self.moves = exchange(self.order, filled, width)
+        index = self.moves.numbers
+        self.active = index, None if even else keep.gather(1, index)
         cache = None if self.cache is None else self.cache()
         if self.decoding and not self.layers and cache is not None:
             self._hold(cache)
@@ -183,7 +176,7 @@ class Generation:
         on_host = self.config.waiting == "host"
         if on_host or prune.free_to_look(moves.changed.device):
             _, heads, columns, _ = self.layers[0].buffer.shape
-            moves = for_cpu(moves, heads, columns, self.visual.shape[1] if on_host else None)
+            moves = for_cpu(moves, heads, columns, self.length if on_host else None)
         for layer in self.layers:
             layer.select(moves, self.evicts)
 
@@ -192,7 +185,7 @@ class Generation:
         give_room(cache, range(self.config.score_layer))
         for number in self.pruned:
             old: Any = cache.layers[number]
-            cache.layers[number] = WaitingLayer(old, self.length, self.visual, self.others, self.config.waiting)
+            cache.layers[number] = WaitingLayer(old, self.length, self.config.waiting)
         self.layers = [cache.layers[number] for number in self.pruned]  # type: ignore[misc]
         refuse_going_back(cache, self.layers[0])
         self.layers[0].on_rearranged = WeakMethod(self.rearrange)
@@ -211,8 +204,7 @@ class Generation:
     def rearrange(self, index: Tensor) -> None:
         """The batch's samples from now on, as numbers of those so far (beams)."""
         for name in (
-            "available", "columns", "real", "scores", "selected", "order", "visual", "stored", "stored_real", "others",
-            "others_real", "counts",
+            "available", "columns", "real", "scores", "selected", "order", "token", "always", "counts"
         ):  # fmt: skip
             value = getattr(self, name)
             setattr(self, name, None if value is None else value[index])
@@ -226,11 +218,7 @@ class Generation:
         """Leave a stock cache behind, with the waiting tokens back in it; closed, if there are tokens it has lost."""
         for number, layer in enumerate(cache.layers):
             if isinstance(layer, WaitingLayer):
-                columns = self.active[0]  # type: ignore[index]
-                if not layer.evicted:
-                    visual = self.visual if layer.store is not None else self.visual.gather(1, self.order)  # type: ignore[arg-type]
-                    columns = torch.cat([visual, self.others], 1)
-                cache.layers[number] = layer.whole(columns)
+                cache.layers[number] = layer.whole(self.active[0] if layer.evicted else self.order)  # type: ignore[index,arg-type]
         take_room(cache)
         allow_going_back(cache)
         evicted = self.config.prune_ratio and self.active and self.evicts
@@ -260,10 +248,11 @@ class Generation:
         if not self.decoding or not self.shortened(call):
             return call.mask
         index, real = self.active  # type: ignore[misc]
+        if call.mask is None and real is None:
+            return None
         later = call.key.shape[2] - index.shape[1]
-        if call.mask is None:
-            if real is None:
-                return None  # samples differ in what they keep, where so far none needed a mask
+        if call.mask is None:  # samples differ in what they keep, where so far none needed a mask
+            assert real is not None
             return torch.nn.functional.pad(real, (0, later), value=True)[:, None, None]
         prompt = columns_of(call.mask[..., : self.length], index, real)
         rest = call.mask[..., self.length : self.length + later].expand(*prompt.shape[:-1], -1)

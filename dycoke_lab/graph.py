@@ -60,7 +60,7 @@ class StaticSteps:
         return (torch.arange(first, used + self.count, device=end.device) <= end)[None, None, None]
 
     def __enter__(self) -> StaticSteps:
-        self.stack.enter_context(watching(self.decoder, self))
+        self.stack.enter_context(watching(self.decoder, dict.fromkeys(range(len(self.layers)), self.mask), {}))
         for layer in self.layers:
             layer.hold_still(self.ends[layer.used], self.count)
         if self.generation:
@@ -85,9 +85,6 @@ class StaticSteps:
 
     def mask(self, call: Call) -> Tensor:
         return self.of_layer[call.layer]
-
-    def see(self, call: Call) -> None:
-        """Only the mask matters here."""
 
     def __call__(self, word: Int[Tensor, "batch 1"]) -> Float[Tensor, "batch 1 vocabulary"]:
         """The logits of the next word, in memory that the next step overwrites."""

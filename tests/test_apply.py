@@ -8,7 +8,7 @@ from families import decoder_of, frames
 from test_methods import generate
 
 from dycoke_lab import DyCoke, DyCokeConfig, capture_attention
-from dycoke_lab.attention import _WATCHERS
+from dycoke_lab.attention import _LAYERS, _MODELS
 from dycoke_lab.models import HOW_TO
 from dycoke_lab.provenance import ROOT
 
@@ -38,7 +38,7 @@ def assert_stock(model, inputs, stock, attention):
     assert torch.equal(sequences, stock[0])
     assert torch.equal(logits, stock[1])
     assert hooks_on(model) == stock[2]
-    assert len(_WATCHERS) == 0
+    assert len(_LAYERS) == len(_MODELS) == 0
     assert decoder_of(model).config._attn_implementation == attention
 
 

@@ -154,7 +154,8 @@ def test_waiting_elsewhere_frees_what_waits():
 @pytest.mark.parametrize("waiting", ["device", "host", "nowhere"])
 @pytest.mark.parametrize("method", ["dynamic", "last_query", "fastv", "full"])
 def test_bytes_of_each_layer(tiny, method, waiting):
-    """A layer from L on holds what it attends to, and besides what waits there; on a CPU, "host" is the same memory."""
+    """A layer from L on holds what it attends to, and besides what waits there; on a CPU, "host" is the same memory, in which the
+    whole prompt is held."""
     inputs, word = prompt("tiny", tiny, 8, 2), torch.tensor([[TEXT], [TEXT]])
     token = 2 * TINY.kv_bytes(4)  # two samples
     left, other, kept = 8 * 16 - 6 * (16 - 8), 45, int(0.4 * 80 + 0.5)
@@ -166,7 +167,7 @@ def test_bytes_of_each_layer(tiny, method, waiting):
             tiny(input_ids=word, past_key_values=cache)
             for number, layer in enumerate(cache.layers):
                 there = (kept if number >= 2 and settings else left if settings else 8 * 16) + other + step
-                waits = {"device": left - kept, "host": left, "nowhere": 0}[waiting] if number >= 2 and method == "dynamic" else 0
+                waits = {"device": left - kept, "host": left + other, "nowhere": 0}[waiting] if number >= 2 and method == "dynamic" else 0
                 read = layer.keys.numel() + layer.values.numel()
                 assert 4 * read == token * there
                 assert (layer.held() if isinstance(layer, RoomLayer) else 4 * read) == token * (there + waits)

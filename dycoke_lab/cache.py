@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from dycoke_lab.fetch import Moves, fetch, swap
+from dycoke_lab.fetch import Moves, fetch, rows_of, swap
 from dycoke_lab.layout import take
 
 ROOM = 256  # columns added at once
@@ -147,7 +147,9 @@ class WaitingLayer(RoomLayer):
         self._make_writable()
         width = moves.numbers.shape[1]
         if self.store is None and not evict:
-            swap(self.buffer, moves)
+            if self.rows is None and moves.rows is not None:
+                self.rows = rows_of(self.buffer)
+            swap(self.buffer, moves, self.rows)
             if self.first != moves.waiting:
                 self.first = moves.waiting
                 self._look()
@@ -159,6 +161,10 @@ class WaitingLayer(RoomLayer):
             self._make_room(torch.cat([found, self.buffer[:, :, self.columns : self.used]], 2), ROOM)
             self.columns, self.evicted = width, evict
             self.store = None if evict else self.store
+
+    def _take(self, buffer: Tensor) -> None:
+        super()._take(buffer)
+        self.rows = None  # the buffer's, once they are asked for
 
     def get_seq_length(self) -> int:
         return self.used + self.prompt - self.columns

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -26,7 +27,7 @@ class Moves(NamedTuple):
     numbers: Int[Tensor, "batch kept"]
     source: Int[Tensor, "batch kept"]
     changed: Bool[Tensor, "batch kept"]
-    rows: tuple[Tensor, Tensor] | None = None
+    rows: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
 
 
 def exchange(
@@ -49,34 +50,40 @@ def exchange(
 def for_cpu(moves: Moves, heads: int, columns: int, store: int | None = None) -> Moves:
     """With the rows that a CPU moves in a buffer with so many columns. store: columns of a store on the host, from which selected
     tokens are copied to where the buffer begins; None: tokens are exchanged within the buffer."""
-    numbers, source, changed = moves.numbers.cpu(), moves.source.cpu(), moves.changed.cpu()
-    sample, place = changed.nonzero(as_tuple=True)
+    sample, place = moves.changed.cpu().nonzero(as_tuple=True)
     part = torch.arange(heads)
-    part = torch.cat([part, part + len(changed) * heads])[:, None] + sample * heads  # of keys, and of values
+    part = torch.cat([part, part + len(moves.changed) * heads])[:, None] + sample * heads  # of keys, and of values
     if store is not None:
-        return moves._replace(rows=((part * store + numbers[sample, place]).view(-1), (part * columns + place).view(-1)))
-    part = part * columns
-    waits, chosen = (part + source[sample, place]).view(-1), (part + (place + moves.waiting)).view(-1)
-    return moves._replace(rows=(torch.cat([waits, chosen]), torch.cat([chosen, waits])))
+        read = (part * store + moves.numbers.cpu()[sample, place]).view(-1)
+        return moves._replace(rows=(read.numpy(), (part * columns + place).view(-1).numpy()))
+    part *= columns
+    waits, chosen = (part + moves.source[sample, place]).view(-1), (part + (place + moves.waiting)).view(-1)
+    return moves._replace(rows=(torch.cat([waits, chosen]).numpy(), torch.cat([chosen, waits]).numpy()))
+
+
+def rows_of(states: Float[Tensor, "both heads columns dim"]) -> np.ndarray[Any, Any]:
+    """A CPU's keys and values, a row of bytes for each: NumPy moves those in half the time that index_copy_ takes. The same memory;
+    it is contiguous."""
+    size = states.shape[3] * states.element_size()
+    return states.detach().view(torch.uint8).numpy().reshape(-1).view(np.dtype((np.void, size)))
 
 
 def fetch(store: Float[Tensor, "both heads visual dim"], buffer: Float[Tensor, "both heads columns dim"], moves: Moves) -> None:
     """Write tokens of a store on the host into the first columns of the buffer, in place. The buffer is contiguous."""
-    read, write = moves.rows  # type: ignore[misc]
+    read, write = (torch.from_numpy(rows) for rows in moves.rows)  # type: ignore[union-attr]
     if len(read):
         found, write = store.view(-1, store.shape[3]).index_select(0, read), write.to(buffer.device)
         buffer.view(-1, buffer.shape[3]).index_copy_(0, write, found.to(buffer.device, non_blocking=True))
 
 
-def swap(buffer: Float[Tensor, "both heads columns dim"], moves: Moves) -> None:
-    """Exchange tokens among the first columns of the buffer, in place. The buffer is contiguous."""
+def swap(buffer: Float[Tensor, "both heads columns dim"], moves: Moves, rows: np.ndarray[Any, Any] | None = None) -> None:
+    """Exchange tokens among the first columns of the buffer, in place. The buffer is contiguous. rows: `rows_of` it, if moves have
+    some."""
     both, heads, room, dim = buffer.shape
     batch, width = moves.source.shape
     if moves.rows is not None:
         read, write = moves.rows
-        if len(read):
-            rows = buffer.view(-1, dim)
-            rows.index_copy_(0, write, rows.index_select(0, read))
+        rows[write] = rows[read]  # type: ignore[index]
     elif triton is None or torch.is_grad_enabled() or not (buffer.is_cuda or triton.knobs.runtime.interpret):
         visual = moves.waiting + width
         places = torch.arange(visual, device=buffer.device).expand(batch, -1)

@@ -114,9 +114,10 @@ class Generation:
     def _prepare_to_prune(self) -> None:
         """What a selection needs to know of the prompt, once, so that no step has to look at a number on the device."""
         rows, tokens = self.available.nonzero(as_tuple=True)
-        self.token = torch.full((len(self.columns), self.length), self.columns.shape[1], device=self.columns.device)
-        self.token[rows, self.columns[rows, tokens]] = tokens  # in each of the prompt's columns; a number too high: none
-        self.always = self.token == self.columns.shape[1]  # columns to attend to in any case
+        self.token = self.columns.new_zeros(len(self.columns), self.length)  # in each of the prompt's columns, if there is one
+        self.token[rows, self.columns[rows, tokens]] = tokens
+        self.always = torch.ones_like(self.token, dtype=torch.bool)  # columns to attend to in any case
+        self.always[rows, self.columns[rows, tokens]] = False
         if self.real is not None:
             self.always &= self.real
         self.counts = keep_counts(self.available, self.config.prune_ratio)
@@ -143,7 +144,9 @@ class Generation:
             keep[rows, self.columns[rows, gone]] = False
             self.active = left_packed(keep)  # in the prompt's order, since it is yet to be read
             return
-        keep = self.always | torch.nn.functional.pad(chosen, (0, 1)).gather(1, self.token)
+        keep = self.always | chosen.gather(1, self.token)
+        if self.real is not None:
+            keep = keep & self.real
         width, even = self.width, self.even
         if not self.method.exact:
             sizes = keep.sum(1).tolist()
@@ -174,7 +177,7 @@ class Generation:
             return
         moves: Any = self.moves
         on_host = self.config.waiting == "host"
-        if on_host or prune.free_to_look(moves.changed.device):
+        if on_host or (prune.free_to_look(moves.changed.device) and not torch.is_grad_enabled()):
             _, heads, columns, _ = self.layers[0].buffer.shape
             moves = for_cpu(moves, heads, columns, self.length if on_host else None)
         for layer in self.layers:
@@ -245,10 +248,10 @@ class Generation:
 
     def mask(self, call: Call) -> Tensor | None:
         """The columns of a layer's mask that its shortened cache still has."""
-        if not self.decoding or not self.shortened(call):
+        if self.active is None or not self.decoding:
             return call.mask
-        index, real = self.active  # type: ignore[misc]
-        if call.mask is None and real is None:
+        index, real = self.active
+        if real is None and call.mask is None:
             return None
         later = call.key.shape[2] - index.shape[1]
         if call.mask is None:  # samples differ in what they keep, where so far none needed a mask

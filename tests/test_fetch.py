@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dycoke_lab import fetch as module
-from dycoke_lab.fetch import exchange, fetch, for_cpu, swap
+from dycoke_lab.fetch import exchange, fetch, for_cpu, rows_of, swap
 
 BATCH, HEADS, VISUAL, ROOM, DIM = 3, 2, 20, 27, 24
 WIDTHS = [8, 8, 5, 0, 20, 8]  # methods may keep another number at each step
@@ -58,7 +58,10 @@ def test_a_buffer_holds_its_tokens_in_that_order(way, monkeypatch):
     with torch.no_grad():
         for step, kept in enumerate(WIDTHS):
             order, moves = exchange(order, chosen(step, kept), kept)
-            swap(buffer, for_cpu(moves, HEADS, ROOM) if way == "rows" else moves)
+            if way == "rows":
+                swap(buffer, for_cpu(moves, HEADS, ROOM), rows_of(buffer))
+            else:
+                swap(buffer, moves)
             for part in range(2 * BATCH):
                 for head in range(HEADS):
                     assert torch.equal(buffer[part, head, :VISUAL], tokens[part, head, order[part % BATCH]])

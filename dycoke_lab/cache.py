@@ -71,13 +71,13 @@ class RoomLayer(DynamicLayer):
             self._make_room(torch.cat([key_states, value_states]), ROOM)
             return self.keys, self.values  # type: ignore[return-value]
         count = key_states.shape[2]
-        if self.used + count > self.buffer.shape[2]:
+        end = self.used + count
+        if end > self.buffer.shape[2]:
             self._make_room(self.buffer[:, :, : self.used], max(count, ROOM))
         self._make_writable()
         keys, values = self.halves
-        new = slice(self.used, self.used + count)
-        keys[:, :, new], values[:, :, new] = key_states, value_states
-        self.used += count
+        keys[:, :, self.used : end], values[:, :, self.used : end] = key_states, value_states
+        self.used = end
         self._look()
         return self.keys, self.values  # type: ignore[return-value]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,21 +19,30 @@ except ImportError:  # comes with torch's builds for CUDA; a CPU has no need of 
 
 
 class Moves(NamedTuple):
-    """Of visual tokens, those that wait before those selected. waiting: how many wait. numbers: the token that each place of a
-    selected one gets. source: the place where that lies so far. changed: whether it is another token than so far. rows: for a CPU,
-    which can look at numbers, the rows of (2 * batch * heads * columns) to read, and to write; None where a GPU would have to be
-    waited for."""
+    """Of tokens, those that wait before those selected. waiting: how many wait. numbers: the token that each place of a selected
+    one gets.
+
+    What to move, for a GPU, which is not to be waited for. source: the place where each of these tokens lies so far; changed:
+    whether another lies in its place. And for a CPU, pairs of places to exchange: the sample, that of a token that waited, that of
+    a selected one; rows: those of (2 * batch * heads * columns) to read, and to write.
+    """
 
     waiting: int
     numbers: Int[Tensor, "batch kept"]
-    source: Int[Tensor, "batch kept"]
-    changed: Bool[Tensor, "batch kept"]
-    rows: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
+    source: Int[Tensor, "batch kept"] | None = None
+    changed: Bool[Tensor, "batch kept"] | None = None
+    pairs: tuple[Tensor, Tensor, Tensor] | None = None
+    rows: tuple[Any, Any] | None = None
+
+    def share(self) -> float:
+        """Of the selected tokens, how many are others than so far."""
+        count = float(self.changed.sum()) if self.pairs is None else len(self.pairs[0])  # type: ignore[union-attr]
+        return count / max(self.numbers.numel(), 1)
 
 
 def exchange(
-    order: Int[Tensor, "batch visual"], selected: Bool[Tensor, "batch visual"], kept: int
-) -> tuple[Int[Tensor, "batch visual"], Moves]:
+    order: Int[Tensor, "batch tokens"], selected: Bool[Tensor, "batch tokens"], kept: int
+) -> tuple[Int[Tensor, "batch tokens"], Moves]:
     """The tokens in another order, the `kept` selected ones last, and what has to be moved for it: a token that was among the last
     already keeps its place; each of the others takes the place of one that is no longer selected, which takes its."""
     waiting = order.shape[1] - kept
@@ -47,18 +57,40 @@ def exchange(
     return after, Moves(waiting, numbers, source, changed)
 
 
-def for_cpu(moves: Moves, heads: int, columns: int, store: int | None = None) -> Moves:
-    """With the rows that a CPU moves in a buffer with so many columns. store: columns of a store on the host, from which selected
-    tokens are copied to where the buffer begins; None: tokens are exchanged within the buffer."""
-    sample, place = moves.changed.cpu().nonzero(as_tuple=True)
-    part = torch.arange(heads)
-    part = torch.cat([part, part + len(moves.changed) * heads])[:, None] + sample * heads  # of keys, and of values
-    if store is not None:
-        read = (part * store + moves.numbers.cpu()[sample, place]).view(-1)
-        return moves._replace(rows=(read.numpy(), (part * columns + place).view(-1).numpy()))
-    part *= columns
-    waits, chosen = (part + moves.source[sample, place]).view(-1), (part + (place + moves.waiting)).view(-1)
+def exchange_at_hand(
+    order: Int[Tensor, "batch tokens"], selected: Bool[Tensor, "batch tokens"], kept: int
+) -> tuple[Int[Tensor, "batch tokens"], Moves]:
+    """`exchange` for a CPU that can look at the numbers. So few cost it less than calling for an operation: there are fewer here."""
+    waiting = order.shape[1] - kept
+    stays = selected.gather(1, order)
+    sample, waits = stays[:, :waiting].nonzero(as_tuple=True)
+    chosen = (~stays[:, waiting:]).nonzero()[:, 1] + waiting  # as many, sample by sample
+    after = order.clone()
+    after[sample, waits], after[sample, chosen] = order[sample, chosen], order[sample, waits]
+    return after, Moves(waiting, after[:, waiting:], pairs=(sample, waits, chosen))
+
+
+@lru_cache(maxsize=8)
+def _starts(batch: int, heads: int, columns: int) -> Int[Tensor, "parts batch"]:
+    """Where each sample's rows begin, for keys and values and each head."""
+    parts = torch.arange(2 * batch * heads).view(2, batch, heads)
+    return parts.transpose(1, 2).reshape(2 * heads, batch) * columns
+
+
+def rows_to_swap(moves: Moves, heads: int, columns: int) -> Moves:
+    """With the rows to exchange in a buffer with so many columns."""
+    sample, waits, chosen = moves.pairs  # type: ignore[misc]
+    start = _starts(len(moves.numbers), heads, columns)[:, sample]
+    waits, chosen = (start + waits).view(-1), (start + chosen).view(-1)
     return moves._replace(rows=(torch.cat([waits, chosen]).numpy(), torch.cat([chosen, waits]).numpy()))
+
+
+def rows_to_fetch(moves: Moves, heads: int, columns: int, store: int) -> Moves:
+    """With the rows to read of a store with so many columns, and to write of a buffer that begins with those selected."""
+    sample, _, chosen = moves.pairs  # type: ignore[misc]
+    place, batch = chosen - moves.waiting, len(moves.numbers)
+    read = _starts(batch, heads, store)[:, sample] + moves.numbers[sample, place]
+    return moves._replace(rows=(read.view(-1), (_starts(batch, heads, columns)[:, sample] + place).view(-1)))
 
 
 def rows_of(states: Float[Tensor, "both heads columns dim"]) -> np.ndarray[Any, Any]:
@@ -70,7 +102,7 @@ def rows_of(states: Float[Tensor, "both heads columns dim"]) -> np.ndarray[Any, 
 
 def fetch(store: Float[Tensor, "both heads visual dim"], buffer: Float[Tensor, "both heads columns dim"], moves: Moves) -> None:
     """Write tokens of a store on the host into the first columns of the buffer, in place. The buffer is contiguous."""
-    read, write = (torch.from_numpy(rows) for rows in moves.rows)  # type: ignore[union-attr]
+    read, write = moves.rows  # type: ignore[misc]
     if len(read):
         found, write = store.view(-1, store.shape[3]).index_select(0, read), write.to(buffer.device)
         buffer.view(-1, buffer.shape[3]).index_copy_(0, write, found.to(buffer.device, non_blocking=True))
@@ -79,12 +111,13 @@ def fetch(store: Float[Tensor, "both heads visual dim"], buffer: Float[Tensor, "
 def swap(buffer: Float[Tensor, "both heads columns dim"], moves: Moves, rows: np.ndarray[Any, Any] | None = None) -> None:
     """Exchange tokens among the first columns of the buffer, in place. The buffer is contiguous. rows: `rows_of` it, if moves have
     some."""
-    both, heads, room, dim = buffer.shape
-    batch, width = moves.source.shape
     if moves.rows is not None:
         read, write = moves.rows
         rows[write] = rows[read]  # type: ignore[index]
-    elif triton is None or torch.is_grad_enabled() or not (buffer.is_cuda or triton.knobs.runtime.interpret):
+        return
+    both, heads, room, dim = buffer.shape
+    batch, width = moves.numbers.shape
+    if triton is None or torch.is_grad_enabled() or not (buffer.is_cuda or triton.knobs.runtime.interpret):
         visual = moves.waiting + width
         places = torch.arange(visual, device=buffer.device).expand(batch, -1)
         order = places.scatter(1, moves.source, places[:, moves.waiting :])

@@ -23,7 +23,7 @@ from dycoke_lab.cache import (
     take_room,
 )
 from dycoke_lab.config import DyCokeConfig
-from dycoke_lab.fetch import Moves, exchange, for_cpu
+from dycoke_lab.fetch import Moves, exchange, exchange_at_hand, rows_to_fetch, rows_to_swap
 from dycoke_lab.layout import VisualLayout, left_packed, take
 from dycoke_lab.methods import Method, Step, method_of
 from dycoke_lab.prompt import columns_of, without_merged
@@ -152,10 +152,12 @@ class Generation:
             sizes = keep.sum(1).tolist()
             width, even = max(sizes), len(set(sizes)) == 1
         filled = keep if even else torch.zeros_like(keep).scatter(1, keep.int().topk(width, 1).indices, True)
+        at_hand = self.config.waiting == "host" or (prune.free_to_look(keep.device) and not torch.is_grad_enabled())
+        filled = filled.cpu() if at_hand else filled
         if self.order is None:
-            self.order = torch.arange(self.length, device=keep.device).repeat(len(keep), 1)
-        self.order, self.moves = exchange(self.order, filled, width)
-        index = self.moves.numbers
+            self.order = torch.arange(self.length, device=filled.device).repeat(len(keep), 1)
+        self.order, self.moves = (exchange_at_hand if at_hand else exchange)(self.order, filled, width)
+        index = self.moves.numbers.to(keep.device)
         self.active = index, None if even else keep.gather(1, index)
         cache = None if self.cache is None else self.cache()
         if self.decoding and not self.layers and cache is not None:
@@ -176,12 +178,13 @@ class Generation:
         if not self.layers:
             return
         moves: Any = self.moves
-        on_host = self.config.waiting == "host"
-        if on_host or (prune.free_to_look(moves.changed.device) and not torch.is_grad_enabled()):
+        if moves.pairs is not None:
             _, heads, columns, _ = self.layers[0].buffer.shape
-            moves = for_cpu(moves, heads, columns, self.length if on_host else None)
+            on_host = self.config.waiting == "host"
+            moves = rows_to_fetch(moves, heads, columns, self.length) if on_host else rows_to_swap(moves, heads, columns)
+        evict = self.evicts
         for layer in self.layers:
-            layer.select(moves, self.evicts)
+            layer.select(moves, evict)
 
     def _hold(self, cache: Cache) -> None:
         """Give pruned layers the power to hold tokens back, and those before them room."""
@@ -210,7 +213,7 @@ class Generation:
             "available", "columns", "real", "scores", "selected", "order", "token", "always", "counts"
         ):  # fmt: skip
             value = getattr(self, name)
-            setattr(self, name, None if value is None else value[index])
+            setattr(self, name, None if value is None else value[index.to(value.device)])
         if self.last is not None:
             self.last = self.last.index_select(-2, index)
         if self.active:

@@ -166,7 +166,7 @@ class Trial:
                 before = generation.moves
                 self._write(len(self.steps) + number)
                 if (moves := generation.moves) is not None:
-                    changed.append(0.0 if moves is before else float(moves.changed.float().mean()))
+                    changed.append(0.0 if moves is before else moves.share())
         finally:
             del generation.see  # else it holds itself, and with it all that waits
         return spent, sum(changed) / len(changed) if changed else None

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dycoke_lab import fetch as module
-from dycoke_lab.fetch import exchange, fetch, for_cpu, rows_of, swap
+from dycoke_lab.fetch import exchange, exchange_at_hand, fetch, rows_of, rows_to_fetch, rows_to_swap, swap
 
 BATCH, HEADS, VISUAL, ROOM, DIM = 3, 2, 20, 27, 24
 WIDTHS = [8, 8, 5, 0, 20, 8]  # methods may keep another number at each step
@@ -29,19 +29,25 @@ def one_by_one(order, selected, incoming):
     return order
 
 
-def test_tokens_selected_again_keep_their_place_and_others_are_exchanged():
+@pytest.mark.parametrize("way", [exchange, exchange_at_hand])
+def test_tokens_selected_again_keep_their_place_and_others_are_exchanged(way):
     order = torch.arange(VISUAL).repeat(BATCH, 1)
     for step, kept in enumerate(WIDTHS):
         selected = chosen(step, kept)
-        after, moves = exchange(order, selected, kept)
+        after, moves = way(order, selected, kept)
+        changed = moves.numbers != order[:, VISUAL - kept :]
         for sample in range(BATCH):
-            incoming = moves.numbers[sample][moves.changed[sample]].tolist()
+            incoming = moves.numbers[sample][changed[sample]].tolist()
             assert after[sample].tolist() == one_by_one(order[sample].tolist(), selected[sample], incoming)
             assert set(moves.numbers[sample].tolist()) == set(selected[sample].nonzero()[:, 0].tolist())
         assert moves.waiting == VISUAL - kept and torch.equal(moves.numbers, after[:, VISUAL - kept :])
-        assert torch.equal(order.gather(1, moves.source), moves.numbers)
-        assert torch.equal(moves.changed, moves.numbers != order[:, VISUAL - kept :])
-        assert not exchange(after, selected, kept)[1].changed.any()
+        assert moves.share() == pytest.approx(int(changed.sum()) / max(BATCH * kept, 1))
+        assert way(after, selected, kept)[1].share() == 0
+        if way is exchange:
+            assert torch.equal(order.gather(1, moves.source), moves.numbers) and torch.equal(moves.changed, changed)
+        else:
+            sample, waits, place = moves.pairs
+            assert torch.equal(order[sample, waits], after[sample, place]) and torch.equal(order[sample, place], after[sample, waits])
         order = after
 
 
@@ -57,9 +63,9 @@ def test_a_buffer_holds_its_tokens_in_that_order(way, monkeypatch):
     order = torch.arange(VISUAL).repeat(BATCH, 1)
     with torch.no_grad():
         for step, kept in enumerate(WIDTHS):
-            order, moves = exchange(order, chosen(step, kept), kept)
+            order, moves = (exchange_at_hand if way == "rows" else exchange)(order, chosen(step, kept), kept)
             if way == "rows":
-                swap(buffer, for_cpu(moves, HEADS, ROOM), rows_of(buffer))
+                swap(buffer, rows_to_swap(moves, HEADS, ROOM), rows_of(buffer))
             else:
                 swap(buffer, moves)
             for part in range(2 * BATCH):
@@ -74,11 +80,11 @@ def test_only_what_changed_is_fetched_from_the_host():
     order = torch.arange(VISUAL).repeat(BATCH, 1)
     buffer[:, :, :8] = store[:, :, -8:]
     for step in range(4):
-        order, moves = exchange(order, chosen(step, 8), 8)
-        stays = ~moves.changed.repeat(2, 1)
+        before, (order, moves) = order, exchange_at_hand(order, chosen(step, 8), 8)
+        stays = (before == order)[:, -8:].repeat(2, 1)
         sign = torch.where(stays, -1.0, 1.0)[:, None, :, None]
         buffer[:, :, :8] *= sign  # what is there already is not written again
-        fetch(store, buffer, for_cpu(moves, HEADS, ROOM, VISUAL))
+        fetch(store, buffer, rows_to_fetch(moves, HEADS, ROOM, VISUAL))
         buffer[:, :, :8] *= sign
         for part in range(2 * BATCH):
             assert torch.equal(buffer[part, :, :8], store[part][:, order[part % BATCH, -8:]])

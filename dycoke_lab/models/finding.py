@@ -27,15 +27,16 @@ class VideoFinder:
         self._sizes = {f"video_{name}": inputs[name] for name in ("grid_thw", "merge_sizes") if inputs.get(name) is not None}
 
     def find(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
-        given = {name: value for name, value in inputs.items() if value is not None}
         sizes, self._sizes = self._sizes, {}
-        self.brings = brings = bool(
-            any(name in given for name in ("pixel_values", "pixel_values_videos")) or given.get("mm_encoder_outputs")
-        )
-        if brings and "input_ids" not in given:
+        self.padding, self.layout = inputs.get("attention_mask"), None
+        pixels = any(inputs.get(name) is not None for name in ("pixel_values", "pixel_values_videos"))
+        self.brings = pixels or bool(inputs.get("mm_encoder_outputs"))
+        if not self.brings:
+            return
+        given = {name: value for name, value in inputs.items() if value is not None}
+        if "input_ids" not in given:
             raise ValueError("a video without input_ids: its tokens cannot be found among inputs_embeds. Call with input_ids")
-        self.layout = self._find(self._config, {**sizes, **given}) if brings else None
-        self.padding = given.get("attention_mask")
+        self.layout = self._find(self._config, {**sizes, **given})
 
     def forget_sizes(self, *_: Any) -> None:
         self._sizes = {}

@@ -70,9 +70,9 @@ class RoomLayer(DynamicLayer):
         if not self.used:  # after a reset; of another batch, maybe
             self._make_room(torch.cat([key_states, value_states]), ROOM)
             return self.keys, self.values  # type: ignore[return-value]
-        count = key_states.shape[2]
+        count = key_states.size(2)
         end = self.used + count
-        if end > self.buffer.shape[2]:
+        if end > self.buffer.size(2):
             self._make_room(self.buffer[:, :, : self.used], max(count, ROOM))
         self._make_writable()
         keys, values = self.halves
@@ -82,7 +82,7 @@ class RoomLayer(DynamicLayer):
         return self.keys, self.values  # type: ignore[return-value]
 
     def _make_writable(self) -> None:
-        if self.buffer.is_inference() and not torch.is_inference_mode_enabled():
+        if not torch.is_inference_mode_enabled() and self.buffer.is_inference():
             self._take(self.buffer.clone())  # an earlier turn ran under torch.inference_mode, this one does not
 
     def get_seq_length(self) -> int:
@@ -133,6 +133,8 @@ class WaitingLayer(RoomLayer):
     kv_heads, columns, head_dim), and the buffer only those attended to, as when what waited was evicted.
     """
 
+    rows: Any = None  # the buffer's, once they are asked for
+
     def __init__(self, layer: DynamicLayer, prompt: int, waiting: Waiting = "device") -> None:
         super().__init__(layer)
         self.prompt = self.columns = prompt  # how many columns it has, and how many of them are in the buffer
@@ -164,7 +166,7 @@ class WaitingLayer(RoomLayer):
 
     def _take(self, buffer: Tensor) -> None:
         super()._take(buffer)
-        self.rows = None  # the buffer's, once they are asked for
+        self.rows = None
 
     def get_seq_length(self) -> int:
         return self.used + self.prompt - self.columns

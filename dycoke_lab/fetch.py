@@ -60,7 +60,7 @@ def exchange(
 def exchange_at_hand(
     order: Int[Tensor, "batch tokens"], selected: Bool[Tensor, "batch tokens"], kept: int
 ) -> tuple[Int[Tensor, "batch tokens"], Moves]:
-    """`exchange` for a CPU that can look at the numbers. So few cost it less than calling for an operation: there are fewer here."""
+    """`exchange` for a CPU that can look at the numbers: in fewer operations, whose calls cost more than their work."""
     waiting = order.shape[1] - kept
     stays = selected.gather(1, order)
     sample, waits = stays[:, :waiting].nonzero(as_tuple=True)
@@ -117,16 +117,17 @@ def swap(buffer: Float[Tensor, "both heads columns dim"], moves: Moves, rows: np
         return
     both, heads, room, dim = buffer.shape
     batch, width = moves.numbers.shape
+    source: Any = moves.source
     if triton is None or torch.is_grad_enabled() or not (buffer.is_cuda or triton.knobs.runtime.interpret):
         visual = moves.waiting + width
         places = torch.arange(visual, device=buffer.device).expand(batch, -1)
-        order = places.scatter(1, moves.source, places[:, moves.waiting :])
-        order = torch.cat([order[:, : moves.waiting], moves.source], 1).repeat(2, 1)  # of keys, and of values
+        order = places.scatter(1, source, places[:, moves.waiting :])
+        order = torch.cat([order[:, : moves.waiting], source], 1).repeat(2, 1)  # of keys, and of values
         buffer[:, :, :visual] = buffer[:, :, :visual].gather(2, order[:, None, :, None].expand(-1, heads, -1, dim))
     elif width:
         sizes = moves.waiting, width, room, batch, heads, dim, triton.next_power_of_2(dim)
         with torch.cuda.device(buffer.device) if buffer.is_cuda else nullcontext():
-            _swap[width, both * heads](buffer, moves.source, moves.changed, *sizes)
+            _swap[width, both * heads](buffer, source, moves.changed, *sizes)
 
 
 if triton is not None:

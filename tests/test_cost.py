@@ -167,7 +167,8 @@ def test_bytes_of_each_layer(tiny, method, waiting):
             tiny(input_ids=word, past_key_values=cache)
             for number, layer in enumerate(cache.layers):
                 there = (kept if number >= 2 and settings else left if settings else 8 * 16) + other + step
-                waits = {"device": left - kept, "host": left + other, "nowhere": 0}[waiting] if number >= 2 and method == "dynamic" else 0
+                waits = {"device": left - kept, "host": left + other, "nowhere": 0}[waiting]
+                waits = waits if number >= 2 and method == "dynamic" else 0
                 read = layer.keys.numel() + layer.values.numel()
                 assert 4 * read == token * there
                 assert (layer.held() if isinstance(layer, RoomLayer) else 4 * read) == token * (there + waits)

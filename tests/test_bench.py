@@ -306,6 +306,7 @@ def test_the_readme_says_what_the_rows_say():
         ("one-shot, last query, P=0.7", "one-shot K=0 P=0.7"), ("full cache, looked at by `capture_attention`", "capture"),
     ):  # fmt: skip
         cells = [shown(lines[case][of]) for of in ("prefill / full", "step / full", "step / cut")]
+        cells.append(f"{lines[case]['held'] / lines['full']['held']:.2f}")
         assert f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |") in readme
     saved = speed.gain("llava-ov-7b", H100, 0.7, 0.0, [32, 128], [1, 8])
     assert saved.loc[32, 1] < 0.01 and f"{100 * saved.loc[128, 8]:.0f} % at 128 frames and batch 8" in readme

@@ -22,8 +22,9 @@ class DyCokeConfig:
     prune_ratio: P, the share of the remaining visual tokens that wait at each step; 0 prunes nothing.
     gate: a step selects anew only if the cosine between its attention and the step before is below this;
         above 1 selects at every step.
-    waiting: where tokens wait that were not selected: on the "device", in the same buffers as those selected, with which they change
-        places; on the "host", in pinned memory, fetched when selected, for which each selection is looked at by the CPU; or "nowhere": they are evicted, and the first selection stays for good.
+    waiting: where tokens wait that were not selected: on the "device", in the same buffers as those selected, with which they
+        change places; on the "host", in pinned memory, fetched when selected, for which each selection is looked at by the CPU; or
+        "nowhere": they are evicted, and the first selection stays for good.
     method: a name from `dycoke_lab.METHODS`, or a Method object.
     """
 

@@ -121,7 +121,7 @@ class Generation:
         if self.real is not None:
             self.always &= self.real
         self.counts = keep_counts(self.available, self.config.prune_ratio)
-        sizes = (self.counts + self.always.sum(1)).tolist()
+        sizes = (self.counts.minimum(self.available.sum(1)) + self.always.sum(1)).tolist()  # a sample may have no video at all
         self.width, self.even = max(sizes), len(set(sizes)) == 1
 
     def see(self, call: Call) -> None:

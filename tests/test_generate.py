@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, StoppingCri
 from transformers.cache_utils import DynamicCache, DynamicLayer, StaticCache
 from transformers.masking_utils import flash_attention_mask
 
-from dycoke_lab import DyCoke, capture_attention
+from dycoke_lab import DyCoke, capture_attention, prune
 from dycoke_lab.cache import RoomLayer
 from dycoke_lab.models import ADAPTERS
 
@@ -75,6 +75,27 @@ def test_a_padded_batch_of_mixed_prompts_equals_the_single_runs(family, model, s
         for layer in range(4):
             assert torch.equal(trace.kept(layer, b), own.kept(layer))
             torch.testing.assert_close(trace.stack(layer, b), own.stack(layer), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llava_onevision"], indirect=True)
+@pytest.mark.parametrize("looking", [True, False], ids=["cpu", "as a gpu"])
+def test_a_sample_without_a_video_may_stand_in_a_batch(family, model, looking, monkeypatch):
+    """Also if it has just as many columns to attend to as the others keep, or one less."""
+    monkeypatch.setattr(prune, "free_to_look", lambda device: looking)
+    model.set_attn_implementation("sdpa")
+    video = family.inputs(["user\n", ("video", frames(2, 1)), "then?"])
+    columns = video["input_ids"].shape[1]
+    kept = columns - 32 + int(0.1 * 32 + 0.5)
+    with DyCoke(merge_ratio=0.0, prune_ratio=0.9, score_layer=2, gate=2.0)(model):
+        expected = generate(model, video)[1]
+        for words in range(kept - 2, kept + 2):
+            batch = {**video, "input_ids": video["input_ids"].repeat(2, 1), "attention_mask": video["attention_mask"].repeat(2, 1)}
+            batch["input_ids"][1] = 60
+            batch["attention_mask"][1, : columns - words] = 0
+            text = {name: batch[name][1:, columns - words :] for name in ("input_ids", "attention_mask")}
+            found = generate(model, batch)[1]
+            torch.testing.assert_close(found[:1], expected, atol=1e-5, rtol=0)
+            torch.testing.assert_close(found[1:], generate(model, text)[1], atol=1e-5, rtol=0)
 
 
 def test_off_is_bit_identical_in_a_padded_batch(family, model):

@@ -55,8 +55,8 @@ class DyCoke:
                 decoder.register_forward_hook(session.after, with_kwargs=True),
             ]
             if self.config.prune_ratio:
-                masks, sees = dict.fromkeys(session.pruned, session.mask), {self.config.score_layer - 1: session.see}
-                stack.enter_context(watching(decoder, masks, sees))
+                crops, sees = dict.fromkeys(session.pruned, session.crop), {self.config.score_layer - 1: session.see}
+                stack.enter_context(watching(decoder, crops=crops, sees=sees))
             if self.config.prune_ratio and method_of(self.config.method).in_prefill:
                 hooks += [decoder.layers[n].register_forward_pre_hook(session.inside, with_kwargs=True) for n in session.pruned]
             for hook in hooks:
@@ -138,8 +138,8 @@ class _Session:
             self.now.finish_step(inputs["past_key_values"])
         self.now = None
 
-    def mask(self, call: Call) -> Any:
-        return self.now.mask(call) if self.now else call.mask
+    def crop(self, call: Call) -> Any:
+        return self.now.crop(call) if self.now else call.mask
 
     def see(self, call: Call) -> None:
         if self.now:

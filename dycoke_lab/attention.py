@@ -36,6 +36,7 @@ See = Callable[[Call], None]  # looks at a call as the kernel got it, when it is
 
 class _Layer(NamedTuple):
     masks: list[Mask]
+    crops: list[Mask]
     sees: list[See]
 
 
@@ -44,24 +45,32 @@ class _Model(NamedTuple):
     watchers: list[object]
 
 
-NOBODY = _Layer([], [])
-_LAYERS: WeakKeyDictionary[nn.Module, _Layer] = WeakKeyDictionary()
+NOBODY = _Layer([], [], [])
+_LAYERS: dict[int, _Layer] = {}  # by the module's id, while someone watches: a weak key costs each call more than all that is below
 _MODELS: WeakKeyDictionary[nn.Module, _Model] = WeakKeyDictionary()
 
 
 @contextmanager
-def watching(language_model: nn.Module, masks: Mapping[int, Mask], sees: Mapping[int, See]) -> Iterator[None]:
-    """Watch the self-attention of this language model until the context ends. masks: who may change the masks of which layers, by
-    their numbers; sees: who looks at their calls."""
+def watching(
+    language_model: nn.Module,
+    masks: Mapping[int, Mask] | None = None,
+    crops: Mapping[int, Mask] | None = None,
+    sees: Mapping[int, See] | None = None,
+) -> Iterator[None]:
+    """Watch the self-attention of this language model until the context ends.
+
+    masks: who may change the masks of which layers, by their numbers. crops: who may, but has no need to where a single sample has
+    no mask. sees: who looks at the calls.
+    """
     config: Any = language_model.config
     modules = [layer.self_attn for layer in language_model.layers]  # type: ignore[union-attr]
     if language_model not in _MODELS:
         _MODELS[language_model] = _Model(config._attn_implementation, [])
-        _LAYERS.update({module: _Layer([], []) for module in modules})
+        _LAYERS.update({id(module): _Layer([], [], []) for module in modules})
         config._attn_implementation = _wrapper(config._attn_implementation, modules[0])
     mine: list[tuple[list[Any], Any]] = [(_MODELS[language_model].watchers, object())]
-    mine += [(_LAYERS[modules[number]].masks, mask) for number, mask in masks.items()]
-    mine += [(_LAYERS[modules[number]].sees, see) for number, see in sees.items()]
+    for place, asked in enumerate((masks, crops, sees)):
+        mine += [(_LAYERS[id(modules[number])][place], who) for number, who in (asked or {}).items()]
     for callers, who in mine:
         callers.append(who)
     try:
@@ -72,7 +81,7 @@ def watching(language_model: nn.Module, masks: Mapping[int, Mask], sees: Mapping
         if not watched(language_model):
             config._attn_implementation = _MODELS.pop(language_model).kernel
             for module in modules:
-                del _LAYERS[module]
+                del _LAYERS[id(module)]
 
 
 def watched(language_model: nn.Module) -> int:
@@ -91,21 +100,20 @@ def _wrapper(kernel: str, module: nn.Module) -> str:
     looks_up = kernel not in ("sdpa", "eager")  # FlashAttention's function looks up in the configuration which kernel to load
 
     def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
-        masks, sees = _LAYERS.get(module, NOBODY)
-        call = Call(int(module.layer_idx), query, key, mask, kwargs["scaling"])  # type: ignore[arg-type]
-        for change in masks:
-            if (changed := change(call)) is not call.mask:
-                call = call._replace(mask=changed)
+        masks, crops, sees = _LAYERS.get(id(module), NOBODY)
+        changes = masks if mask is None and query.size(0) == 1 else [*crops, *masks]
+        for change in changes:
+            mask = change(Call(int(module.layer_idx), query, key, mask, kwargs["scaling"]))  # type: ignore[arg-type]
         config: Any = module.config
         if looks_up:
             config._attn_implementation = kernel
         try:
-            found = base(module, query, key, value, call.mask, **kwargs)
+            found = base(module, query, key, value, mask, **kwargs)
         finally:
             if looks_up:
                 config._attn_implementation = name
         for see in sees:
-            see(call)
+            see(Call(int(module.layer_idx), query, key, mask, kwargs["scaling"]))  # type: ignore[arg-type]
         return found
 
     AttentionInterface.register(name, attend)

@@ -51,7 +51,7 @@ class RoomLayer(DynamicLayer):
     def hold_still(self, end: Int[Tensor, " one"], count: int) -> None:
         """Have `keys` and `values` keep their place and size for `count` steps: they show the room, too, and each step writes into
         the column that `end` says."""
-        self._make_writable()
+        self._made_writable()
         if self.used + count > self.buffer.shape[2]:
             self._make_room(self.buffer[:, :, : self.used], count)
         self.buffer[:, :, self.used :] = 0  # what a mask hides must still be a number
@@ -74,16 +74,23 @@ class RoomLayer(DynamicLayer):
         end = self.used + count
         if end > self.buffer.size(2):
             self._make_room(self.buffer[:, :, : self.used], max(count, ROOM))
-        self._make_writable()
         keys, values = self.halves
-        keys[:, :, self.used : end], values[:, :, self.used : end] = key_states, value_states
+        try:
+            keys[:, :, self.used : end], values[:, :, self.used : end] = key_states, value_states
+        except RuntimeError:
+            if not self._made_writable():
+                raise
+            return self.update(key_states, value_states)
         self.used = end
         self._look()
         return self.keys, self.values  # type: ignore[return-value]
 
-    def _make_writable(self) -> None:
-        if not torch.is_inference_mode_enabled() and self.buffer.is_inference():
-            self._take(self.buffer.clone())  # an earlier turn ran under torch.inference_mode, this one does not
+    def _made_writable(self) -> bool:
+        """Whether the buffer had to be copied, since an earlier turn ran under torch.inference_mode and this one does not."""
+        if torch.is_inference_mode_enabled() or not self.buffer.is_inference():
+            return False
+        self._take(self.buffer.clone())
+        return True
 
     def get_seq_length(self) -> int:
         return self.used
@@ -146,7 +153,8 @@ class WaitingLayer(RoomLayer):
         memory."""
         if self.evicted:
             raise RuntimeError("tokens that were evicted cannot be selected")
-        self._make_writable()
+        if moves.rows is None or self.store is not None:
+            self._made_writable()
         width = moves.numbers.shape[1]
         if self.store is None and not evict:
             if self.rows is None and moves.rows is not None:

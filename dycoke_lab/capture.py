@@ -37,7 +37,7 @@ def capture_attention(model: Any, heads: Literal["mean", "all"] = "mean") -> Ite
     recorder = _Recorder(model, finder, Trace(), heads, len(decoder.layers))
     hook = decoder.register_forward_pre_hook(recorder.start, with_kwargs=True)
     try:
-        with finder.looking(model), watching(decoder, {}, dict.fromkeys(range(recorder.depth), recorder.see)):
+        with finder.looking(model), watching(decoder, sees=dict.fromkeys(range(recorder.depth), recorder.see)):
             yield recorder.trace
     finally:
         hook.remove()

@@ -249,7 +249,7 @@ class Generation:
             changes["attention_mask"] = columns_of(inputs["attention_mask"], index, real, index)
         return (hidden, *args[1:]), {**inputs, **changes}
 
-    def mask(self, call: Call) -> Tensor | None:
+    def crop(self, call: Call) -> Tensor | None:
         """The columns of a layer's mask that its shortened cache still has."""
         if self.active is None or not self.decoding:
             return call.mask

@@ -60,7 +60,7 @@ class StaticSteps:
         return (torch.arange(first, used + self.count, device=end.device) <= end)[None, None, None]
 
     def __enter__(self) -> StaticSteps:
-        self.stack.enter_context(watching(self.decoder, dict.fromkeys(range(len(self.layers)), self.mask), {}))
+        self.stack.enter_context(watching(self.decoder, masks=dict.fromkeys(range(len(self.layers)), self.mask)))
         for layer in self.layers:
             layer.hold_still(self.ends[layer.used], self.count)
         if self.generation:

@@ -123,6 +123,7 @@ class Generation:
         self.counts = keep_counts(self.available, self.config.prune_ratio)
         sizes = (self.counts.minimum(self.available.sum(1)) + self.always.sum(1)).tolist()  # a sample may have no video at all
         self.width, self.even = max(sizes), len(set(sizes)) == 1
+        self.looks = prune.free_to_look(self.columns.device)
 
     def see(self, call: Call) -> None:
         """At layer L - 1: take this step's scores and let the method select."""
@@ -152,7 +153,7 @@ class Generation:
             sizes = keep.sum(1).tolist()
             width, even = max(sizes), len(set(sizes)) == 1
         filled = keep if even else torch.zeros_like(keep).scatter(1, keep.int().topk(width, 1).indices, True)
-        at_hand = self.config.waiting == "host" or (prune.free_to_look(keep.device) and not torch.is_grad_enabled())
+        at_hand = self.config.waiting == "host" or (self.looks and not torch.is_grad_enabled())
         filled = filled.cpu() if at_hand else filled
         if self.order is None:
             self.order = torch.arange(self.length, device=filled.device).repeat(len(keep), 1)

@@ -17,7 +17,7 @@ def top(
     scores: Float[Tensor, "batch visual"], available: Bool[Tensor, "batch visual"], counts: Int[Tensor, " batch"]
 ) -> Bool[Tensor, "batch visual"]:
     """The `counts` available tokens with the highest scores; of equal scores the earlier token wins."""
-    order = scores.masked_fill(~available, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    order = torch.where(available, scores, -torch.inf).argsort(dim=1, descending=True, stable=True)
     rank = torch.arange(scores.shape[1], device=scores.device)
     return torch.zeros_like(available).scatter(1, order, rank < counts[:, None])
 

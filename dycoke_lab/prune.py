@@ -35,9 +35,8 @@ def last_query_attention(
 ) -> Float[Tensor, "batch heads keys"]:
     """The attention of the last query over all keys, one row, never the square: softmax in float32, as stock's eager attention."""
     batch, heads, _, dim = query.shape
-    kv_heads = key.shape[1]
-    row = query[:, :, -1].view(batch, kv_heads, heads // kv_heads, dim) * scaling
-    logits = (row @ key.transpose(-1, -2)).view(batch, heads, -1).float()
+    row = (query[:, :, -1] * scaling).view(batch * key.shape[1], -1, dim)
+    logits = torch.bmm(row, key.flatten(0, 1).transpose(1, 2)).view(batch, heads, -1).float()
     if mask is not None:
         logits = logits.masked_fill(~visible(mask, key.shape[2])[:, None], -torch.inf)
     return logits.softmax(-1)

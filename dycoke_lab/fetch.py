@@ -18,9 +18,6 @@ except ImportError:  # comes with torch's builds for CUDA; a CPU has no need of 
     triton = None  # type: ignore[assignment]
 
 
-MANY = 1000  # rows from which on it pays to have all cores read them
-
-
 class Moves(NamedTuple):
     """Of tokens, those that wait before those selected. waiting: how many wait. numbers: the token that each place of a selected
     one gets.
@@ -116,11 +113,7 @@ def swap(buffer: Float[Tensor, "both heads columns dim"], moves: Moves, rows: np
     some."""
     if moves.rows is not None:
         read, write = moves.rows
-        if len(read) < MANY:
-            rows[write] = rows.take(read, 0)  # type: ignore[index,union-attr]
-        else:
-            found = buffer.view(-1, buffer.shape[3]).index_select(0, torch.from_numpy(read))
-            rows[write] = rows_of(found[None, None])  # type: ignore[index]
+        rows[write] = rows.take(read, 0)  # type: ignore[index,union-attr]  # less than rows[read] takes
         return
     both, heads, room, dim = buffer.shape
     batch, width = moves.numbers.shape

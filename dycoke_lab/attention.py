@@ -46,7 +46,7 @@ class _Model(NamedTuple):
 
 
 NOBODY = _Layer([], [], [])
-_LAYERS: dict[int, _Layer] = {}  # by the module's id, while someone watches: a weak key costs each call more than all that is below
+_LAYERS: dict[int, _Layer] = {}  # by a module's id, while someone watches: looking up weak keys would take longer than all else
 _MODELS: WeakKeyDictionary[nn.Module, _Model] = WeakKeyDictionary()
 
 
@@ -59,8 +59,8 @@ def watching(
 ) -> Iterator[None]:
     """Watch the self-attention of this language model until the context ends.
 
-    masks: who may change the masks of which layers, by their numbers. crops: who may, but has no need to where a single sample has
-    no mask. sees: who looks at the calls.
+    masks: who may change the masks of which layers, by their numbers. crops: the same, but not asked in a call of one sample
+    without a mask, where nothing has to be hidden. sees: who looks at the calls.
     """
     config: Any = language_model.config
     modules = [layer.self_attn for layer in language_model.layers]  # type: ignore[union-attr]

@@ -153,7 +153,7 @@ class WaitingLayer(RoomLayer):
         memory."""
         if self.evicted:
             raise RuntimeError("tokens that were evicted cannot be selected")
-        if moves.rows is None or self.store is not None:
+        if moves.rows is None or self.store is not None:  # else bytes are written, which may be in any mode
             self._made_writable()
         width = moves.numbers.shape[1]
         if self.store is None and not evict:

@@ -35,7 +35,7 @@ def last_query_attention(
 ) -> Float[Tensor, "batch heads keys"]:
     """The attention of the last query over all keys, one row, never the square: softmax in float32, as stock's eager attention."""
     batch, heads, _, dim = query.shape
-    row = (query[:, :, -1] * scaling).view(batch * key.shape[1], -1, dim)
+    row = (query[:, :, -1] * scaling).reshape(batch * key.shape[1], -1, dim)
     logits = torch.bmm(row, key.flatten(0, 1).transpose(1, 2)).view(batch, heads, -1).float()
     if mask is not None:
         logits = logits.masked_fill(~visible(mask, key.shape[2])[:, None], -torch.inf)

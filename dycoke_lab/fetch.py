@@ -113,7 +113,7 @@ def swap(buffer: Float[Tensor, "both heads columns dim"], moves: Moves, rows: np
     some."""
     if moves.rows is not None:
         read, write = moves.rows
-        rows[write] = rows.take(read, 0)  # type: ignore[index,union-attr]  # less than rows[read] takes
+        rows[write] = rows.take(read, 0)  # type: ignore[index,union-attr]  # faster than rows[read]
         return
     both, heads, room, dim = buffer.shape
     batch, width = moves.numbers.shape

@@ -12,14 +12,15 @@ from dycoke_lab.methods import METHODS
 
 NAMES = {"dycoke": "dynamic", "one-shot": "last_query"}  # as papers say it
 UNTOUCHED = ("vision", "full", "capture")  # nothing merged, nothing pruned
-METHODS_TO_MEASURE = (*UNTOUCHED, "cut", *NAMES, *(name for name in METHODS if name not in NAMES.values()))
+UNPRUNED = ("merge", "cut")  # DyCoke only merges
+METHODS_TO_MEASURE = (*UNTOUCHED, *UNPRUNED, *NAMES, *(name for name in METHODS if name not in NAMES.values()))
 
 
 @dataclass(frozen=True)
 class Case:
     """One setting. method: "vision" only encodes frames; "full" is the full cache; "capture" that, with `capture_attention`
-    looking on; "cut" is stock transformers on caches that were cut by hand to the lengths that DyCoke's have, the least that a
-    stock decoding step can cost; else "dycoke", "one-shot", or a method's name. whole_logits: for all of the prompt, as old
+    looking on; "merge" is DyCoke's merging alone; "cut" is that, and then stock transformers on caches that were cut by hand to the
+    lengths that DyCoke's have, the least that a stock decoding step can cost; else "dycoke", "one-shot", or a method's name. whole_logits: for all of the prompt, as old
     stacks had them. graph: decode in steps of static shapes, on a GPU as one CUDA graph."""
 
     shape: str
@@ -39,7 +40,7 @@ class Case:
         """None: the model is as it was."""
         if self.method in UNTOUCHED:
             return None
-        if self.method == "cut":
+        if self.method in UNPRUNED:
             return DyCokeConfig(merge_ratio=self.merge_ratio, prune_ratio=0.0)
         return DyCokeConfig(
             merge_ratio=self.merge_ratio, prune_ratio=self.prune_ratio, gate=self.gate, waiting=self.waiting,
@@ -51,8 +52,8 @@ class Case:
         """Short; what is as usual is left out."""
         parts = [self.method]
         if self.method not in UNTOUCHED:
-            parts += [f"K={self.merge_ratio:g}", f"P={self.prune_ratio:g}"]
-        if self.method not in (*UNTOUCHED, "cut"):
+            parts += [f"K={self.merge_ratio:g}"] + [f"P={self.prune_ratio:g}"] * (self.method != "merge")
+        if self.method not in (*UNTOUCHED, *UNPRUNED):
             parts += [f"gate {self.gate:g}"] if self.gate != DyCokeConfig.gate else []
             parts += [self.waiting] if self.waiting != "device" else []
         parts += ["all logits"] if self.whole_logits else []
@@ -69,13 +70,18 @@ def cases(
     shape: str, frames: int, batch: int, new_tokens: int, methods: Sequence[str], merge: Sequence[float], prune: Sequence[float],
     gates: Sequence[float] = (DyCokeConfig.gate,), waiting: Literal["device", "host", "nowhere"] = "device",
 ) -> list[Case]:  # fmt: skip
-    """The full cache; DyCoke at each K, P and gate, and caches cut by hand; and methods of one choice, which merge nothing."""
+    """The full cache; DyCoke at each K, P and gate, its merging alone at each K, and caches cut by hand; and methods of one choice,
+    which merge nothing."""
     found: list[Case] = []
     for method in methods:
         if method in UNTOUCHED:
             found.append(Case(shape, frames, batch, new_tokens, method))
         else:
-            settings = product(merge if method in ("dycoke", "cut") else [0.0], prune, gates if method == "dycoke" else gates[:1])
+            settings = product(
+                merge if method in ("dycoke", *UNPRUNED) else [0.0],
+                prune if method != "merge" else [0.0],
+                gates if method == "dycoke" else gates[:1],
+            )
             found += [Case(shape, frames, batch, new_tokens, method, *setting, waiting) for setting in settings]
     return found
 
@@ -85,7 +91,7 @@ def gpu_plan(shape: str) -> Iterator[Case]:
     methods, k, p = ["full", "dycoke", "fastv", "one-shot"], [0.7], [0.7]
     for frames in (32, 64, 128):
         yield from cases(shape, frames, 1, 64, ["vision"], k, p)
-    yield from cases(shape, 32, 1, 64, [*methods, "cut"], [0.3, 0.5, 0.7], p)
+    yield from cases(shape, 32, 1, 64, [*methods, "merge", "cut"], [0.3, 0.5, 0.7], p)
     full, dycoke = cases(shape, 32, 1, 64, ["full", "dycoke"], k, p)
     yield from (replace(case, whole_logits=True) for case in (full, dycoke))
     graphs = [full, *cases(shape, 32, 1, 64, ["cut", "dycoke"], k, p, (DyCokeConfig.gate, 2.0))]

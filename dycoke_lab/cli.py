@@ -106,8 +106,8 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument(
         "--methods",
         default="vision,full,dycoke,fastv,one-shot",
-        help="vision (encoding frames), full, capture (full, looked at), dycoke, cut (caches cut by hand: the floor), or methods "
-        "of `run` (default %(default)s)",
+        help="vision (encoding frames), full, capture (full, looked at), dycoke, merge (its merging alone), cut (and caches cut by "
+        "hand: the floor), or methods of `run` (default %(default)s)",
     )
     bench.add_argument("--merge-ratio", default=".3,.5,.7", help="K, for dycoke, with commas (default %(default)s)")
     bench.add_argument("--prune-ratio", default=".7", help="P, with commas (default %(default)s)")

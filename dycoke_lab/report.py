@@ -135,7 +135,7 @@ def summary(out: Path) -> str:
     for line in table(out):
         if job != (job := tuple(line[name] for name in ("shape", "frames", "batch", "new_tokens"))):
             text.append("\n{} · {} frames · batch {} · {} new tokens".format(*job))
-            names = ["prefill s", "1st word s", "step ms", "select ms", "roofline", "held MB", "read MB", "peak MB"]
+            names = ["prefill s", "1st word s", "step ms", "select ms", "changed %", "roofline", "held MB", "read MB", "peak MB"]
             compared = ["prefill / full", "step / full", "step / cut", "all / full"]
             text.append(f"{'':<26}{''.join(f'{name:>11}' for name in names)}  {''.join(f'{name:<23}' for name in compared)}")
         if "error" in line:
@@ -147,6 +147,7 @@ def summary(out: Path) -> str:
             peaks = line["peak in prefill"], line["peak in decoding"]
             peak = "" if peaks[0] is None else f"{max(peaks) / 1e6:.1f}"
             numbers = f"{line['prefill']:>11.3f}{first:>11}{1000 * line['step']:>11.1f}{1000 * line['select']:>11.2f}"
+            numbers += " " * 11 if line["changed"] is None else f"{100 * line['changed']:>11.0f}"
             numbers += f"{line['step roofline']:>11.2f}{line['held'] / 1e6:>11.1f}{line['read'] / 1e6:>11.1f}{peak:>11}  "
             ratios = [interval(line[name]) for name in ("prefill / full", "step / full", "step / cut", "total / full")]
             text.append(f"{line['case']:<26}{numbers}{''.join(f'{part:<23}' for part in ratios)}")

@@ -238,6 +238,7 @@ def shown(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame([
         {"case": line["case"]}
         | {name: "" if line[of] is None else f"{line[of] * factor:.4g}" for of, (name, factor) in units.items()}
+        | {"changed, %": "" if line["changed"] is None else f"{100 * line['changed']:.0f}"}
         | {of: interval(line[of]) for of in ("prefill / full", "step / full", "step / cut", "total / full")}
         for line in lines if "step" in line
     ]).set_index("case")  # fmt: skip

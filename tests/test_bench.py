@@ -30,7 +30,7 @@ BENCH = ROOT / "data" / "results" / "bench"
 LARGE = 60_000  # bytes; keys of a layer in the test of allocations are 64 KB and more
 
 
-METHODS = ["vision", "full", "capture", "cut", "dycoke", "fastv", "one-shot"]
+METHODS = ["vision", "full", "capture", "merge", "cut", "dycoke", "fastv", "one-shot"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,11 +59,11 @@ def test_bytes_are_those_predicted(ran):
             continue
         left = 8 * 16 - 6 * (16 - int((1 - case.merge_ratio) * 16 + 0.5))
         text = row["columns"] - 8 * 16 + case.new_tokens
-        kept = left if case.method in ("full", "capture") else int(0.3 * left + 0.5)
+        kept = left if case.method in ("full", "capture", "merge") else int(0.3 * left + 0.5)
         assert row["bytes"]["read"] == token * (3 * (left + text) + (kept + text))
         assert row["bytes"]["held"] - row["bytes"]["read"] == (token * (left - kept) if case.method == "dycoke" else 0)
         assert row["bytes"]["peak in prefill"] is None and len(row["steps"]) == 5 and 0 < row["merge"] < row["prefill"]
-        assert (len(row["select"]) == 0) == (case.method in ("full", "capture", "cut"))
+        assert (len(row["select"]) == 0) == (case.method in ("full", "capture", "merge", "cut"))
         assert (row["changed"] is not None) == (case.method in ("dycoke", "one-shot"))
 
 
@@ -117,7 +117,7 @@ def test_a_model_that_does_not_fit_is_a_result(tmp_path, monkeypatch):
     assert "does not fit" in report.summary(tmp_path)
 
 
-@pytest.mark.parametrize("method", ["full", "capture", "cut", "dycoke", "fastv", "one-shot"])
+@pytest.mark.parametrize("method", METHODS[1:])
 def test_what_has_been_measured_is_let_go(method):
     """Else the next case's peak of memory would hold it, too."""
     gc.collect()

@@ -7,8 +7,10 @@ All of it hangs on the model's modules for the length of the context, and on the
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,7 +18,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 
-from dycoke_lab.attention import Call, watching
+from dycoke_lab.attention import Call, check_watched, has_flat_masks, watching
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.generation import Generation
 from dycoke_lab.methods import method_of
@@ -38,7 +40,8 @@ class DyCoke:
     def __call__(self, model: Any) -> Iterator[Any]:
         """Compress every generation of `model` inside this context; afterwards the model is as before.
 
-        Raises TypeError for a model of an unsupported family, ValueError for settings the model cannot have.
+        Raises TypeError for a model of an unsupported family, ValueError for settings the model cannot have, RuntimeError for a
+        model that is inside a DyCoke context already. Threads may generate at once, each with caches of its own.
         Caches made inside keep what merging and eviction left; waiting tokens are put back when it ends.
         """
         decoder = decoder_of(model)
@@ -50,24 +53,23 @@ class DyCoke:
             stack.callback(_ACTIVE.pop, model, None)
             stack.callback(session.restore)
             stack.enter_context(session.finder.looking(model))
-            hooks = [
-                decoder.register_forward_pre_hook(session.before, with_kwargs=True),
-                decoder.register_forward_hook(session.after, with_kwargs=True),
-            ]
+            stack.callback(decoder.register_forward_pre_hook(session.before, with_kwargs=True).remove)
+            stack.callback(decoder.register_forward_hook(session.after, with_kwargs=True).remove)
+            stack.callback(decoder.register_forward_hook(session.done, always_call=True).remove)
             if self.config.prune_ratio:
                 crops, sees = dict.fromkeys(session.pruned, session.crop), {self.config.score_layer - 1: session.see}
                 stack.enter_context(watching(decoder, crops=crops, sees=sees))
             if self.config.prune_ratio and method_of(self.config.method).in_prefill:
-                hooks += [decoder.layers[n].register_forward_pre_hook(session.inside, with_kwargs=True) for n in session.pruned]
-            for hook in hooks:
-                stack.callback(hook.remove)
+                for number in session.pruned:
+                    inside = partial(session.inside, number == session.pruned[0])
+                    stack.callback(decoder.layers[number].register_forward_pre_hook(inside, with_kwargs=True).remove)
             yield model
 
 
 def current_generation(model: nn.Module) -> Generation | None:
-    """The compressed generation whose forward pass runs now, for those who look on; None without DyCoke."""
+    """The compressed generation whose forward pass runs now, for those who look on; None if nothing is compressed."""
     session = _ACTIVE.get(model)
-    return session.now if session else None
+    return session.now if session and session.now and session.now.compresses else None
 
 
 def generation_of(model: nn.Module, cache: Cache) -> Generation | None:
@@ -86,6 +88,8 @@ def score_layer_for(model: Any, wanted: int = DyCokeConfig.score_layer) -> int:
     """`wanted`, or the next layer that this model can have as score_layer (the last one it can, if there is no next)."""
     depth, whole = _attending_to_all(decoder_of(model))
     allowed = [number + 1 for number in whole if number + 1 < depth]
+    if not allowed:
+        raise ValueError(f"the model has {depth} decoder layers: there is none to prune above one that sees the whole prompt")
     return next((layer for layer in allowed if layer >= wanted), allowed[-1])
 
 
@@ -96,6 +100,10 @@ def _attending_to_all(decoder: Any) -> tuple[int, list[int]]:
     return depth, [number for number, kind in enumerate(kinds) if kind == "full_attention"]
 
 
+class _Now(threading.local):
+    generation: Generation | None = None  # whose forward pass runs in this thread
+
+
 class _Session:
     """Routes hook calls to the generation they belong to, which is known by its cache."""
 
@@ -103,20 +111,30 @@ class _Session:
         self.config, self.finder = config, VideoFinder(model)
         self.extras = getattr(adapter_for(model), "shorten", None)
         self.window = getattr(decoder.config, "sliding_window", None) or 0
-        self.pruned = _check_model(config, model, decoder)
-        self.now: Generation | None = None
+        self.pruned, self.flash = _check_model(config, model, decoder), has_flat_masks(decoder)
+        self.running = _Now()
         self.generations: WeakKeyDictionary[Cache, Generation] = WeakKeyDictionary()
+
+    @property
+    def now(self) -> Generation | None:
+        return self.running.generation
+
+    @now.setter
+    def now(self, generation: Generation | None) -> None:
+        self.running.generation = generation
 
     def before(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if torch.compiler.is_compiling():
             raise RuntimeError(
                 "torch.compile cannot see what DyCoke changes at each step: run the model uncompiled inside the context"
             )
+        if self.pruned:
+            check_watched(module)
         cache: Cache | None = inputs.get("past_key_values")
         layout, self.finder.layout = self.finder.layout, None
         if layout is None:
             self.now = self.generations.get(cache) if cache is not None else None
-            if self.now and self.finder.brings and isinstance(inputs.get("attention_mask"), dict):
+            if self.now and self.now.compresses and self.finder.brings and isinstance(inputs.get("attention_mask"), dict):
                 raise ValueError(
                     "a picture in a later turn is not supported for this model, whose images see all of themselves: give it in the "
                     "first turn, or start from the whole conversation"
@@ -124,18 +142,24 @@ class _Session:
             return args, self.now.decode(inputs, self.finder.padding) if self.now else inputs
         if self.config.prune_ratio and cache is None:
             raise ValueError("prune_ratio > 0 prunes a KV cache: call with use_cache=True (or generate), or set prune_ratio=0")
-        self.now = Generation(self.config, layout, self.pruned, self.window, self.extras)
+        self.now = generation = Generation(self.config, layout, self.pruned, self.window, self.extras, self.flash)
         if cache is not None:
-            _check_cache(cache)
-            self.generations[cache] = self.now
-        return args, self.now.prefill(inputs, self.finder.padding)
+            if generation.compresses:
+                _check_cache(cache)
+            self.generations[cache] = generation
+        return args, generation.prefill(inputs, self.finder.padding)
 
-    def inside(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        return self.now.shorten(args, inputs) if self.now else None
+    def inside(
+        self, first: bool, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]] | None:
+        return self.now.shorten(args, inputs, first) if self.now else None
 
     def after(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any], output: Any) -> None:
         if self.now and inputs.get("past_key_values") is not None:
             self.now.finish_step(inputs["past_key_values"])
+
+    def done(self, *_: Any) -> None:
+        """After an error, too: what it holds may fill the memory."""
         self.now = None
 
     def crop(self, call: Call) -> Any:

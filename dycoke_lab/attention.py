@@ -10,11 +10,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 PREFIX = "dycoke_lab_"
@@ -40,14 +39,16 @@ class _Layer(NamedTuple):
     sees: list[See]
 
 
-class _Model(NamedTuple):
-    kernel: str  # that it has when nobody watches
-    watchers: list[object]
+class _Watched(NamedTuple):
+    kernel: str  # that the config names when nobody watches
+    wrapper: str
+    watchers: list[nn.Module]  # of which model; models may share a config
 
 
 NOBODY = _Layer([], [], [])
-_LAYERS: dict[int, _Layer] = {}  # by a module's id, while someone watches: looking up weak keys would take longer than all else
-_MODELS: WeakKeyDictionary[nn.Module, _Model] = WeakKeyDictionary()
+# by ids, while someone watches: looking up weak keys would take longer than all else
+_LAYERS: dict[int, _Layer] = {}
+_CONFIGS: dict[int, _Watched] = {}
 
 
 @contextmanager
@@ -60,17 +61,19 @@ def watching(
     """Watch the self-attention of this language model until the context ends.
 
     masks: who may change the masks of which layers, by their numbers. crops: the same, but not asked in a call of one sample
-    without a mask, where nothing has to be hidden. sees: who looks at the calls.
+    without a mask, where nothing has to be hidden. sees: who looks at the calls. Raises ValueError for flex attention, whose masks
+    are no tensors.
     """
     config: Any = language_model.config
     modules = [layer.self_attn for layer in language_model.layers]  # type: ignore[union-attr]
-    if language_model not in _MODELS:
-        _MODELS[language_model] = _Model(config._attn_implementation, [])
-        _LAYERS.update({id(module): _Layer([], [], []) for module in modules})
-        config._attn_implementation = _wrapper(config._attn_implementation, modules[0])
-    mine: list[tuple[list[Any], Any]] = [(_MODELS[language_model].watchers, object())]
+    if id(config) not in _CONFIGS:
+        kernel = config._attn_implementation
+        _CONFIGS[id(config)] = _Watched(kernel, _wrapper(kernel, modules[0]), [])
+        config._attn_implementation = _CONFIGS[id(config)].wrapper
+    mine: list[tuple[list[Any], Any]] = [(_CONFIGS[id(config)].watchers, language_model)]
     for place, asked in enumerate((masks, crops, sees)):
-        mine += [(_LAYERS[id(modules[number])][place], who) for number, who in (asked or {}).items()]
+        for number, who in (asked or {}).items():
+            mine.append((_LAYERS.setdefault(id(modules[number]), _Layer([], [], []))[place], who))
     for callers, who in mine:
         callers.append(who)
     try:
@@ -78,19 +81,39 @@ def watching(
     finally:
         for callers, who in mine:
             callers.remove(who)
-        if not watched(language_model):
-            config._attn_implementation = _MODELS.pop(language_model).kernel
-            for module in modules:
-                del _LAYERS[id(module)]
+        for module in modules:
+            if not any(_LAYERS.get(id(module), NOBODY)):
+                _LAYERS.pop(id(module), None)
+        if not _CONFIGS[id(config)].watchers:
+            state = _CONFIGS.pop(id(config))
+            if config._attn_implementation == state.wrapper:  # else someone has chosen another meanwhile
+                config._attn_implementation = state.kernel
 
 
-def watched(language_model: nn.Module) -> int:
+def watched(language_model: Any) -> int:
     """How many watch its attention now."""
-    return len(_MODELS[language_model].watchers) if language_model in _MODELS else 0
+    state = _CONFIGS.get(id(language_model.config))
+    return sum(model is language_model for model in state.watchers) if state else 0
+
+
+def has_flat_masks(language_model: Any) -> bool:
+    """Whether its kernel's masks are (batch, keys), as FlashAttention's. To be asked before someone watches."""
+    return ALL_MASK_ATTENTION_FUNCTIONS.get(language_model.config._attn_implementation) is flash_attention_mask
+
+
+def check_watched(language_model: Any) -> None:
+    """Raise RuntimeError if its attention implementation was changed meanwhile, so that watchers see nothing."""
+    if language_model.config._attn_implementation != _CONFIGS[id(language_model.config)].wrapper:
+        raise RuntimeError(
+            f"the attention implementation was set to {language_model.config._attn_implementation!r} inside a dycoke_lab context: "
+            "set it before entering"
+        )
 
 
 def _wrapper(kernel: str, module: nn.Module) -> str:
     """The registered name of an attention function that calls who watches, and `kernel`."""
+    if kernel == "flex_attention":
+        raise ValueError("attention kernel 'flex_attention' is not supported: load the model with attn_implementation='sdpa'")
     name = PREFIX + kernel
     if kernel == "eager":  # not in the registry: every model file brings its own
         base: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
@@ -117,5 +140,6 @@ def _wrapper(kernel: str, module: nn.Module) -> str:
         return found
 
     AttentionInterface.register(name, attend)
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[kernel])
+    if kernel in ALL_MASK_ATTENTION_FUNCTIONS:  # else it wants none
+        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[kernel])
     return name

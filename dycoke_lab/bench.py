@@ -21,11 +21,12 @@ from tqdm.auto import tqdm
 
 from dycoke_lab.case import Case
 from dycoke_lab.cost import measured
-from dycoke_lab.provenance import provenance
+from dycoke_lab.provenance import provenance, replace_text
 from dycoke_lab.shapes import SHAPES, build, encode
 from dycoke_lab.trial import Trial
 
 ROWS = "rows.jsonl"
+DTYPES = ("float32", "bfloat16", "float16")
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 Row = dict[str, Any]
 
@@ -38,17 +39,26 @@ def run(
     On a CPU the decoding steps of all cases that do the same job take turns, so that a machine that gets slower does so for all.
     On a GPU one case runs after the other, so that the peak of memory is its own. minutes: start nothing new after so many.
     """
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats} must be at least 1")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
     out.mkdir(parents=True, exist_ok=True)
     path, about = out / ROWS, out / "provenance.json"
     record: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {"device": device, "dtype": dtype, "runs": []}
     if (record["device"], record["dtype"]) != (device, dtype):
         raise ValueError(f"{out} holds a run on {record['device']} in {record['dtype']}: choose another folder with --out")
     rows = read(out)
+    if path.exists() and not path.read_text().endswith("\n"):  # a kill has left part of a line
+        replace_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     done = {(Case(**row["case"]), row["repeat"]) for row in rows}
     todo = [(case, n) for n in range(repeats) for case in found if (case, n) not in done]
     if not todo:
         return rows
-    (shape,) = {case.shape for case in found}
+    shapes = {case.shape for case in found}
+    if len(shapes) > 1:
+        raise ValueError(f"found holds cases of {', '.join(sorted(shapes))}: one shape a run")
+    (shape,) = shapes
     kind = getattr(torch, dtype)
     began = time.monotonic()
     cuda = device.startswith("cuda")
@@ -61,7 +71,7 @@ def run(
         )
     record["runs"].append({**provenance(), "peak": peak})
     number = len(record["runs"]) - 1
-    about.write_text(json.dumps(record, indent=1) + "\n")
+    replace_text(about, json.dumps(record, indent=1) + "\n")
     groups = _same_job(todo)
     models: dict[bool, Any] = {}
     failed = [row for row in rows if "error" in row]
@@ -85,9 +95,9 @@ def run(
 
 
 def read(out: Path) -> list[Row]:
-    """The rows that a folder holds."""
+    """The rows that a folder holds; of a line that was being written when the run was killed, nothing."""
     path = out / ROWS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")] if path.exists() else []
 
 
 def _same_job(todo: Sequence[tuple[Case, int]]) -> list[list[tuple[Case, int]]]:
@@ -140,7 +150,7 @@ def _measure(model: Any, group: Sequence[tuple[Case, int]], failed: Sequence[Row
         found = [{"vision": _encode(model, case)}] if vision else together(model, [case for case, _ in group], repeat, tell)
         return [{**row, **result} for row, result in zip(head, found, strict=True)]
     except RuntimeError as error:  # torch.OutOfMemoryError is one; pinned memory and a CPU's have none of their own
-        text = f"out of memory: {str(error).splitlines()[0]}"
+        text = f"out of memory: {str(error).partition(chr(10))[0]}"
         if not isinstance(error, torch.OutOfMemoryError) and not any(sign in str(error) for sign in NO_MEMORY):
             raise
     _empty()  # out here, where the error no longer holds on to what filled the memory

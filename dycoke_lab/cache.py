@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
-from weakref import ref
+from weakref import WeakMethod, ref
 
 import torch
 from jaxtyping import Int
@@ -186,9 +186,6 @@ class WaitingLayer(RoomLayer):
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
         self.store = None if self.store is None else self.store[_both(indices, self.store)]
-        told = self.on_rearranged and self.on_rearranged()
-        if told:
-            told(indices.to(self.buffer.device))
 
     def crop(self, tokens_to_remove: int) -> None:
         raise NotImplementedError(
@@ -197,8 +194,6 @@ class WaitingLayer(RoomLayer):
 
     def reset(self) -> None:
         raise NotImplementedError("a pruned cache cannot be used for another prompt: make a new one")
-
-    on_rearranged: Callable[[], Callable[[Tensor], None] | None] | None = None  # a weak reference
 
     def whole(self, order: Int[Tensor, "batch columns"]) -> DynamicLayer:
         """A layer that knows nothing of this library: all that is still there, waiting columns too, in the prompt's order.
@@ -250,6 +245,37 @@ def refuse_going_back(cache: Cache, layer: WaitingLayer) -> None:
 
 def allow_going_back(cache: Cache) -> None:
     for name in ("crop", "reset"):
+        vars(cache).pop(name, None)
+
+
+def tell_of_rearranging(cache: Cache, told: Callable[[Tensor], None], batch: int) -> None:
+    """Have a cache say which samples it goes on with, as numbers of those so far, when they are exchanged, dropped or repeated
+    (beams). told: a bound method, of an object that the cache does not keep alive. batch: how many samples there are."""
+    weak, told_ = ref(cache), WeakMethod(told)
+    sizes = [batch]
+
+    def telling(name: str, numbers: Callable[[Any], Tensor]) -> Callable[[Any], None]:
+        def rearrange(how: Any) -> None:
+            cache_ = weak()
+            if isinstance(how, Tensor) and how.dtype == torch.bool:
+                how = how.nonzero()[:, 0]
+            getattr(type(cache_), name)(cache_, how)
+            index = numbers(how)
+            sizes[0] = len(index)
+            if call := told_():
+                call(index)
+
+        return rearrange
+
+    cache.reorder_cache = telling("reorder_cache", lambda index: index)  # type: ignore[method-assign,assignment]
+    cache.batch_select_indices = telling("batch_select_indices", lambda index: index)  # type: ignore[method-assign,assignment]
+    cache.batch_repeat_interleave = telling(  # type: ignore[method-assign,assignment]
+        "batch_repeat_interleave", lambda times: torch.arange(sizes[0]).repeat_interleave(times)
+    )
+
+
+def tell_of_rearranging_no_more(cache: Cache) -> None:
+    for name in ("reorder_cache", "batch_select_indices", "batch_repeat_interleave"):
         vars(cache).pop(name, None)
 
 

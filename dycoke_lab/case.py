@@ -13,15 +13,16 @@ from dycoke_lab.methods import METHODS
 NAMES = {"dycoke": "dynamic", "one-shot": "last_query"}  # as papers say it
 UNTOUCHED = ("vision", "full", "capture")  # nothing merged, nothing pruned
 UNPRUNED = ("merge", "cut")  # DyCoke only merges
-METHODS_TO_MEASURE = (*UNTOUCHED, *UNPRUNED, *NAMES, *(name for name in METHODS if name not in NAMES.values()))
+METHODS_TO_MEASURE = (*UNTOUCHED, *UNPRUNED, *NAMES, *(name for name in METHODS if name not in (*NAMES.values(), "oracle")))
 
 
 @dataclass(frozen=True)
 class Case:
     """One setting. method: "vision" only encodes frames; "full" is the full cache; "capture" that, with `capture_attention`
     looking on; "merge" is DyCoke's merging alone; "cut" is that, and then stock transformers on caches that were cut by hand to the
-    lengths that DyCoke's have, the least that a stock decoding step can cost; else "dycoke", "one-shot", or a method's name. whole_logits: for all of the prompt, as old
-    stacks had them. graph: decode in steps of static shapes, on a GPU as one CUDA graph."""
+    lengths that DyCoke's have, the least that a stock decoding step can cost; else "dycoke", "one-shot", or a method's name.
+    whole_logits: for all of the prompt, as old stacks had them. graph: decode in steps of static shapes, on a GPU as one CUDA
+    graph."""
 
     shape: str
     frames: int
@@ -61,6 +62,12 @@ class Case:
         return " ".join(parts)
 
     @property
+    def returns(self) -> bool:
+        """Whether tokens that were left out can be selected later."""
+        method = METHODS.get(NAMES.get(self.method, self.method))
+        return bool(method and method.returns and self.prune_ratio and self.waiting != "nowhere")
+
+    @property
     def job(self) -> tuple[str, int, int, int]:
         """Cases that have this in common do the same job, and can be compared."""
         return self.shape, self.frames, self.batch, self.new_tokens
@@ -71,7 +78,10 @@ def cases(
     gates: Sequence[float] = (DyCokeConfig.gate,), waiting: Literal["device", "host", "nowhere"] = "device",
 ) -> list[Case]:  # fmt: skip
     """The full cache; DyCoke at each K, P and gate, its merging alone at each K, and caches cut by hand; and methods of one choice,
-    which merge nothing."""
+    which merge nothing. Raises ValueError for counts below 1."""
+    for name, count in (("frames", frames), ("batch", batch), ("new_tokens", new_tokens)):
+        if count < 1:
+            raise ValueError(f"{name}={count} must be at least 1")
     found: list[Case] = []
     for method in methods:
         if method in UNTOUCHED:

@@ -1,4 +1,4 @@
-"""Command line: `python -m dycoke_lab run|study|evidence|sweep|summary`, `python -m dycoke_lab specimen train|evaluate|clips`."""
+"""Command line: `python -m dycoke_lab run|bench|study|evidence|sweep|summary`, `... specimen train|evaluate|clips`."""
 
 from __future__ import annotations
 
@@ -89,7 +89,12 @@ def _add_run(commands: Any) -> None:
         type=int,
         help=f"L, first pruned layer (default {default.score_layer}, or the next that the model can have)",
     )
-    run.add_argument("--method", choices=list(METHODS), default=default.method, help=f"who chooses (default {default.method})")
+    run.add_argument(
+        "--method",
+        choices=[name for name in METHODS if name != "oracle"],
+        default=default.method,
+        help=f"who chooses (default {default.method})",
+    )
     run.add_argument("--max-new-tokens", type=int, default=128, help="end of the answer at the latest (default 128)")
     run.add_argument("--compare", action="store_true", help="answer with the full cache, too: words, tokens, memory, time")
     run.set_defaults(do=_run)
@@ -120,7 +125,7 @@ def _add_bench(commands: Any) -> None:
     )
     bench.add_argument("--minutes", type=float, help="start nothing new after so many; the same command goes on where it stopped")
     bench.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    bench.add_argument("--dtype", help="float32, bfloat16 (default: float32 on a CPU, bfloat16 on a GPU)")
+    bench.add_argument("--dtype", help="float32, bfloat16, float16 (default: float32 on a CPU, bfloat16 on a GPU)")
     bench.add_argument("--repeats", type=int, default=3, help="rounds; in each, the cases run one after the other (default 3)")
     bench.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
     bench.add_argument("--out", type=Path, help="default data/results/bench/SHAPE-DEVICE")

@@ -43,9 +43,9 @@ def columns(case: Case) -> Columns:
     per_frame = shape.grid[0] * shape.grid[1]
     compared = sum(reference is not None for reference in references(case.frames, 4))
     visual = case.frames * per_frame - compared * (per_frame - retained_count(per_frame, case.merge_ratio))
-    kept = int(keep_counts(torch.ones(1, visual, dtype=torch.bool), case.prune_ratio))
+    kept = 0 if case.method == "keep_none" else int(keep_counts(torch.ones(1, visual, dtype=torch.bool), case.prune_ratio))
     pruned = shape.layers - case.score_layer if case.prune_ratio else 0
-    waits = bool(pruned) and case.method == "dycoke" and case.waiting == "device"
+    waits = case.returns and case.waiting == "device"
     return Columns(visual, words_around(case.shape), kept, pruned, compared * per_frame if case.merge_ratio else 0, waits)
 
 
@@ -80,17 +80,16 @@ def work(case: Case, element: int = 2, changed: float = 0.0) -> Work:
     def kv(new: float) -> float:
         return token * (whole * (at.prompt + new) + at.pruned * (short + new))
 
-    selects = at.pruned and case.method == "dycoke" and case.waiting != "nowhere"
     looks = case.method == "capture"  # reads all keys again
     in_place = case.graph or looks or (at.pruned and case.method not in ("cut", "fastv"))
     mean = (case.new_tokens + 1) / 2
     append_bytes = 0.0 if in_place else 2 * kv(mean)  # stock reads and writes all keys and values at each step, to add one
-    select_bytes = (token * at.prompt / 2 + 4 * changed * token * at.kept * at.pruned) if selects else 0.0
+    select_bytes = (token * at.prompt / 2 + 4 * changed * token * at.kept * at.pruned) if case.returns else 0.0
     step_bytes = shape.weights * element + kv(mean) * (1.5 if looks else 1) + append_bytes + select_bytes
     early = [at.prompt] * whole + [short if case.method == "fastv" else at.prompt] * at.pruned
     late = [int(at.prompt + mean)] * whole + [int(short + mean)] * at.pruned
     logits = at.prompt if case.whole_logits else 1
-    select = case.batch * flops.selection(shape, at.prompt, at.visual) if selects else 0.0
+    select = case.batch * flops.selection(shape, at.prompt, at.visual) if case.returns else 0.0
     return Work(
         weights=shape.weights * element,
         held=int(kv(case.new_tokens) + (token * at.pruned * (at.visual - at.kept) if at.held else 0)),

@@ -69,6 +69,11 @@ def mass_on(attention: Float[Tensor, "steps visual"], tokens: Bool[Tensor, "step
     return ((values * tokens).sum(1) / values.sum(1)).numpy()
 
 
+def replaced(kept: Bool[Tensor, "steps visual"]) -> Array:
+    """For each step after the first, the share of the tokens it attends to that the step before did not."""
+    return ((kept[1:] & ~kept[:-1]).sum(1).double() / kept[1:].sum(1)).numpy()
+
+
 def drift_table(attention: Float[Tensor, "steps visual"], share: float = 0.1) -> pd.DataFrame:
     """All measures, one row a step."""
     recall, jaccard = overlap(attention, share)

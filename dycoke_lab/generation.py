@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakMethod, ref
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -21,12 +21,14 @@ from dycoke_lab.cache import (
     refuse_going_back,
     report_whole_length,
     take_room,
+    tell_of_rearranging,
+    tell_of_rearranging_no_more,
 )
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.fetch import Moves, exchange, exchange_at_hand, rows_to_fetch, rows_to_swap
 from dycoke_lab.layout import VisualLayout, left_packed, take
 from dycoke_lab.methods import Method, Step, method_of
-from dycoke_lab.prompt import columns_of, without_merged
+from dycoke_lab.prompt import causal, columns_of, without_merged
 from dycoke_lab.prune import keep_counts, last_query_attention
 
 
@@ -34,19 +36,31 @@ class Generation:
     """State of one prefill and the steps after it.
 
     pruned: the numbers of the layers that attend to a selection. window: columns that layers with a sliding window see.
-    extras: an adapter's `shorten`, if it has one.
+    extras: an adapter's `shorten`, if it has one. flash: whether the attention kernel's masks are (batch, keys).
     available: (batch, visual), the tokens that merging left. columns: (batch, visual), the prompt column of
     each of them after merging. selected: (batch, visual), what pruned layers attend to; None: all available.
     """
 
-    def __init__(self, config: DyCokeConfig, layout: VisualLayout, pruned: list[int], window: int = 0, extras: Any = None) -> None:
-        self.config, self.layout, self.pruned, self.window, self.extras = config, layout, pruned, window, extras
+    def __init__(
+        self,
+        config: DyCokeConfig,
+        layout: VisualLayout,
+        pruned: list[int],
+        window: int = 0,
+        extras: Any = None,
+        flash: bool = False,
+    ) -> None:
+        self.config, self.layout, self.pruned, self.window = config, layout, pruned, window
+        self.extras, self.flash = extras, flash
         self.method: Method = method_of(config.method)
+        self.merged = config.merge_ratio != 0 or config.merge_threshold is not None
+        self.compresses = self.merged or config.prune_ratio > 0
         self.available = layout.real
         self.columns = layout.columns
         self.length = layout.length  # columns of the prompt after merging
         self.real: Tensor | None = None  # (batch, length), False where a column is padding; None: none is
         self.last: Tensor | None = None  # (..., batch, 1), the position of the prompt's last token, after merging
+        self.shift: Tensor | None = None  # the same size: by how much later positions differ from the whole prompt's
         self.seen = layout.length  # columns so far, of the whole prompt and what came after
         self.number = -1
         self.scores: Tensor | None = None
@@ -60,12 +74,10 @@ class Generation:
         self.static = False  # whether steps have static shapes, and positions are given
         self.cache: ref[Cache] | None = None
 
-    @property
-    def merged(self) -> bool:
-        return self.config.merge_ratio != 0 or self.config.merge_threshold is not None
-
     def prefill(self, inputs: dict[str, Any], padding: Tensor | None) -> dict[str, Any]:
         """The language model's inputs without the merged tokens. padding: the call's (batch, length) mask."""
+        if not self.compresses:
+            return inputs
         if isinstance(padding, dict) or (padding is not None and padding.ndim != 2):
             raise ValueError(
                 "attention_mask is not the usual (batch, length): masks of one's own, and static caches, are not supported"
@@ -76,6 +88,7 @@ class Generation:
             short = without_merged(self.config, self.layout, inputs, self.real, self.window, self.extras)
             self.available, self.columns, self.real, self.length = short.available, short.columns, short.real, short.length
             inputs, self.last = short.inputs, short.inputs["position_ids"][..., -1:]
+            self.shift = self.last - short.last if self.config.positions == "repacked" else None
         if self.config.prune_ratio:
             self._prepare_to_prune()
         return inputs
@@ -87,16 +100,18 @@ class Generation:
         count = embeds.shape[1]
         start = inputs["past_key_values"].get_seq_length()  # merged tokens count; an assistant's rejected ones are gone
         self.seen = start + count
-        if self.static or not (self.merged or self.config.prune_ratio):
+        if self.static or not self.compresses:
             return inputs
+        if self.config.prune_ratio and embeds.requires_grad:
+            raise RuntimeError("pruning writes the cache in place, and has no gradients: decode under torch.no_grad()")
         if padding is not None and padding.shape[1] != self.seen:
             raise ValueError(
                 f"attention_mask is {padding.shape[1]} long, but {self.seen} tokens have been read with this cache (merged ones "
                 "count): give a mask for all of them, or none"
             )
         new = slice(self.layout.length, None)
-        if count > 1 and padding is not None:
-            self.gaps = not bool(padding[:, new].all())
+        if padding is not None and (count > 1 or prune.free_to_look(padding.device)):
+            self.gaps = self.gaps or not bool(padding[:, -count:].all())
         mask = None  # as long as nothing is padding; stock would look for padding at each step, and have a GPU wait for it
         if self.real is not None or self.gaps:
             shape = len(embeds), self.seen - self.layout.length
@@ -104,7 +119,10 @@ class Generation:
             prompt = later.new_ones(len(later), self.length) if self.real is None else self.real.long()
             mask = torch.cat([prompt, later], 1)
         changes: dict[str, Any] = {"attention_mask": mask}
-        if self.merged:
+        given = inputs.get("position_ids")  # in the whole prompt's count
+        if given is not None and self.shift is not None:
+            changes["position_ids"] = given + self.shift
+        elif given is None and self.merged:
             after = torch.arange(1 + start - self.layout.length, 1 + self.seen - self.layout.length, device=embeds.device)
             if self.gaps:  # padding takes no position
                 after = padding[:, new].cumsum(1)[:, -count:].clamp(min=1)  # type: ignore[index]
@@ -121,7 +139,7 @@ class Generation:
         if self.real is not None:
             self.always &= self.real
         self.counts = keep_counts(self.available, self.config.prune_ratio)
-        sizes = (self.counts.minimum(self.available.sum(1)) + self.always.sum(1)).tolist()  # a sample may have no video at all
+        sizes = (self.counts + self.always.sum(1)).tolist()  # a sample may have no video at all
         self.width, self.even = max(sizes), len(set(sizes)) == 1
         self.looks = prune.free_to_look(self.columns.device)
 
@@ -153,7 +171,7 @@ class Generation:
             sizes = keep.sum(1).tolist()
             width, even = max(sizes), len(set(sizes)) == 1
         filled = keep if even else torch.zeros_like(keep).scatter(1, keep.int().topk(width, 1).indices, True)
-        at_hand = self.config.waiting == "host" or (self.looks and not torch.is_grad_enabled())
+        at_hand = self.config.waiting == "host" or self.looks
         filled = filled.cpu() if at_hand else filled
         if self.order is None:
             self.order = torch.arange(self.length, device=filled.device).repeat(len(keep), 1)
@@ -195,13 +213,13 @@ class Generation:
             cache.layers[number] = WaitingLayer(old, self.length, self.config.waiting)
         self.layers = [cache.layers[number] for number in self.pruned]  # type: ignore[misc]
         refuse_going_back(cache, self.layers[0])
-        self.layers[0].on_rearranged = WeakMethod(self.rearrange)
 
     def finish_step(self, cache: Cache) -> None:
         """After the prefill: have the cache tell the whole prompt's length, and pruned layers hold tokens back."""
-        if self.decoding or self.layers or not (self.merged or self.config.prune_ratio):
+        if self.decoding or self.layers or not self.compresses:
             return
         refuse_copies(cache)
+        tell_of_rearranging(cache, self.rearrange, len(self.available))
         if self.length != self.layout.length:
             report_whole_length(cache, self.layout.length - self.length)
         if self.active and not self.method.in_prefill:
@@ -213,10 +231,12 @@ class Generation:
         for name in (
             "available", "columns", "real", "scores", "selected", "order", "token", "always", "counts"
         ):  # fmt: skip
-            value = getattr(self, name)
-            setattr(self, name, None if value is None else value[index.to(value.device)])
-        if self.last is not None:
-            self.last = self.last.index_select(-2, index)
+            if (value := getattr(self, name, None)) is not None:
+                setattr(self, name, value[index.to(value.device)])
+        index = index.to(self.columns.device)
+        for name in ("last", "shift"):
+            if (value := getattr(self, name)) is not None:
+                setattr(self, name, value.index_select(-2, index))
         if self.active:
             kept, real = self.active
             self.active = kept[index], None if real is None else real[index]
@@ -228,26 +248,31 @@ class Generation:
                 cache.layers[number] = layer.whole(self.active[0] if layer.evicted else self.order)  # type: ignore[index,arg-type]
         take_room(cache)
         allow_going_back(cache)
+        tell_of_rearranging_no_more(cache)
         evicted = self.config.prune_ratio and self.active and self.evicts
         if evicted or self.length != self.layout.length:
             close(cache)
         else:
             allow_copies(cache)
 
-    def shorten(self, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        """A decoder layer's inputs in the prefill, without the tokens a method drops there already (FastV)."""
+    def shorten(self, args: tuple[Any, ...], inputs: dict[str, Any], first: bool) -> tuple[Any, dict[str, Any]] | None:
+        """A decoder layer's inputs in the prefill, without the tokens a method drops there already (FastV). first: whether it is
+        the first layer that gets fewer."""
         if not (self.method.in_prefill and not self.decoding and self.active):
             return None
         index, real = self.active
         hidden = args[0] if args else inputs["hidden_states"]
-        if hidden.shape[1] == self.length:
+        if first:
             hidden = take(hidden, index)
         changes: dict[str, Any] = {}
         changes["position_embeddings"] = tuple(take(part, index) for part in inputs["position_embeddings"])
         if inputs.get("position_ids") is not None:
             changes["position_ids"] = take(inputs["position_ids"][..., None], index)[..., 0]
-        if inputs.get("attention_mask") is not None:
-            changes["attention_mask"] = columns_of(inputs["attention_mask"], index, real, index)
+        mask = inputs.get("attention_mask")
+        if mask is not None:
+            changes["attention_mask"] = columns_of(mask, index, real, index)
+        elif real is not None:  # samples differ in what they keep, where so far none needed a mask
+            changes["attention_mask"] = real if self.flash else causal(real)
         return (hidden, *args[1:]), {**inputs, **changes}
 
     def crop(self, call: Call) -> Tensor | None:
@@ -260,7 +285,8 @@ class Generation:
         later = call.key.shape[2] - index.shape[1]
         if call.mask is None:  # samples differ in what they keep, where so far none needed a mask
             assert real is not None
-            return torch.nn.functional.pad(real, (0, later), value=True)[:, None, None]
+            seen = torch.nn.functional.pad(real, (0, later), value=True)
+            return seen if self.flash else seen[:, None, None]
         prompt = columns_of(call.mask[..., : self.length], index, real)
         rest = call.mask[..., self.length : self.length + later].expand(*prompt.shape[:-1], -1)
         return torch.cat([prompt, rest], -1)

@@ -29,9 +29,9 @@ class StaticSteps:
     """`with StaticSteps(model, cache, position, count) as step: logits = step(word)`, a cache's next decoding steps.
 
     On a stock cache, or on a cache of a DyCoke context, in it, after one decoding step at least. position: (batch, 1), of the next
-    word. count: how many steps there will be at most. On a CPU the same steps run without a graph. Raises ValueError for what has
-    no static shape: padded batches, methods that keep different numbers, tokens that wait on the host; and for kernels other than
-    SDPA.
+    word, as without DyCoke. count: how many steps there will be at most. On a CPU the same steps run without a graph. Raises
+    ValueError for what has no static shape: padded batches, methods that keep different numbers, tokens that wait on the host; and
+    for kernels other than SDPA.
     """
 
     def __init__(self, model: Any, cache: Cache, position: Int[Tensor, "batch 1"], count: int) -> None:
@@ -40,8 +40,8 @@ class StaticSteps:
         self.generation = generation_of(model, cache)
         _check(self.decoder, self.generation)
         self.position = position.clone()
-        if self.generation and self.generation.last is not None:
-            self.position = self.generation.last + 1 + cache.get_seq_length() - self.generation.layout.length
+        if self.generation and self.generation.shift is not None:
+            self.position = self.position + self.generation.shift
         self.word = torch.zeros(len(position), 1, dtype=torch.long, device=position.device)
         for number, layer in enumerate(cache.layers):
             if type(layer) is not DynamicLayer and not isinstance(layer, RoomLayer):

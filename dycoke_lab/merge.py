@@ -45,7 +45,8 @@ def temporal_merge(
     Frames are taken in windows. A window's first frame is kept whole; the frame at an odd offset is compared,
     slot by slot, with the frame before it, at an even offset with the one two before. In each compared
     frame the most similar tokens go: merge_ratio (K) of them, to the nearest whole token kept, or, with `threshold`
-    instead of a ratio, every token whose cosine similarity is at least that.
+    instead of a ratio, every token whose cosine similarity is at least that (to within 1e-6, since equal tokens' cosines are not
+    exactly 1).
 
     A token whose reference was itself merged is followed to the kept token at the chain's end.
     Raises ValueError for features that are not (frames, tokens, dim) and for settings out of range.
@@ -85,7 +86,7 @@ def keep_mask(
     close = F.cosine_similarity(features[:, later].float(), features[:, earlier].float(), dim=-1)
     similarity[:, later] = close
     if threshold is not None:
-        keep[:, later] = close < threshold
+        keep[:, later] = close < threshold - 1e-6
     elif gone := tokens - retained_count(tokens, ratio or 0.0):
         order = close.argsort(dim=-1, descending=True, stable=True)
         keep[:, later] = torch.ones_like(close, dtype=torch.bool).scatter(-1, order[..., :gone], False)

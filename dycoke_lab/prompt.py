@@ -19,13 +19,15 @@ Extras = Callable[[dict[str, Any], Callable[[Tensor], Tensor], Tensor | None], d
 @dataclass(frozen=True)
 class Shortened:
     """inputs: the language model's. available: (batch, visual), the tokens that are left. columns: (batch, visual), where they
-    stand now. real: (batch, length), False where a column only fills up; None: none does. length: columns of the prompt."""
+    stand now. real: (batch, length), False where a column only fills up; None: none does. length: columns of the prompt. last:
+    (..., batch, 1), the position that the last token had."""
 
     inputs: dict[str, Any]
     available: Tensor
     columns: Tensor
     real: Tensor | None
     length: int
+    last: Tensor
 
 
 def without_merged(
@@ -52,14 +54,15 @@ def without_merged(
                 states[where] = average_into(states[where], into)
         return take(states, index)
 
+    positions = _positions(inputs.get("position_ids"), index, length)
     short = {
         **inputs,
         "inputs_embeds": shortened(embeds),
-        "position_ids": _positions(inputs.get("position_ids"), index, length, real, config.positions == "repacked"),
+        "position_ids": _repacked(positions, real) if config.positions == "repacked" else positions,
         "attention_mask": _mask(inputs.get("attention_mask"), index, real, window),
         **(extras(inputs, shortened, real) if extras else {}),
     }
-    return Shortened(short, available, place.gather(1, layout.columns).clamp(min=0), real, index.shape[1])
+    return Shortened(short, available, place.gather(1, layout.columns).clamp(min=0), real, index.shape[1], positions[..., -1:])
 
 
 def _merge(config: DyCokeConfig, layout: VisualLayout, embeds: Tensor) -> tuple[Tensor, list[tuple[tuple[Tensor, Tensor], Tensor]]]:
@@ -75,14 +78,16 @@ def _merge(config: DyCokeConfig, layout: VisualLayout, embeds: Tensor) -> tuple[
     return available, folds
 
 
-def _positions(positions: Tensor | None, index: Tensor, length: int, real: Tensor | None, repacked: bool) -> Tensor:
+def _positions(positions: Tensor | None, index: Tensor, length: int) -> Tensor:
     """(..., batch, kept), the position of each column that remains; (..., batch, length) or none given for the prompt."""
     if positions is None:
         positions = torch.arange(length, device=index.device)[None]
-    kept = take(positions[..., None], index)[..., 0]
-    if not repacked:
-        return kept
-    rank = torch.arange(index.shape[1], device=index.device)[None] if real is None else real.cumsum(1) - 1
+    return take(positions[..., None], index)[..., 0]
+
+
+def _repacked(kept: Tensor, real: Tensor | None) -> Tensor:
+    """Positions as many as these, numbered anew."""
+    rank = torch.arange(kept.shape[-1], device=kept.device)[None] if real is None else real.cumsum(1) - 1
     return rank.clamp(min=0).expand_as(kept)
 
 
@@ -107,6 +112,14 @@ def columns_of(mask: Tensor, index: Tensor, real: Tensor | None, rows: Tensor | 
         mask = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[3]))
     mask = mask.gather(3, index[:, None, None].expand(-1, mask.shape[1], mask.shape[2], -1))
     return mask if real is None else mask.masked_fill(~real[:, None, None], _hidden(mask))
+
+
+def causal(real: Tensor) -> Tensor:
+    """(batch, 1, length, length), True where a column may be seen: real ones up to one's own, and each itself, since a row that saw
+    none would be no number."""
+    length = real.shape[1]
+    up_to = torch.ones(length, length, dtype=torch.bool, device=real.device).tril()
+    return (up_to & real[:, None, None]) | torch.eye(length, dtype=torch.bool, device=real.device)
 
 
 def _hidden(mask: Tensor) -> float:

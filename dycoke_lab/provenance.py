@@ -30,6 +30,13 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that whoever is killed meanwhile leaves the old one or the new one."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    new.replace(path)
+
+
 def _command() -> str:
     program, *arguments = sys.argv
     if Path(program).parent == Path(__file__).resolve().parent:

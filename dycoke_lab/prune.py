@@ -9,8 +9,10 @@ from torch import Tensor
 
 
 def keep_counts(available: Bool[Tensor, "batch visual"], prune_ratio: float) -> Int[Tensor, " batch"]:
-    """How many visual tokens each sample retains: (1 - prune_ratio) of those available, to the nearest, at least 1."""
-    return ((1 - prune_ratio) * available.sum(1) + 0.5 + 1e-9).long().clamp(min=1)
+    """How many visual tokens each sample retains: (1 - prune_ratio) of those available, to the nearest, halves up; at least 1, if
+    there is one."""
+    there = available.sum(1)
+    return ((1 - prune_ratio) * there.double() + 0.5 + 1e-9).long().clamp(min=1).minimum(there)
 
 
 def top(

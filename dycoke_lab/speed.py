@@ -171,7 +171,8 @@ def gain(
 
 def gains(tables: dict[str, pd.DataFrame], title: str) -> Figure:
     """Such tables side by side."""
-    figure, axes = plt.subplots(1, len(tables), figsize=(4.6 * len(tables), 3.9), sharey=True, squeeze=False, layout="constrained")
+    size = 3.3 * len(tables) + 0.6, 3.9
+    figure, axes = plt.subplots(1, len(tables), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax, (name, found) in zip(axes.flat, tables.items(), strict=True):
         sns.heatmap(
             100 * found, ax=ax, annot=True, fmt=".0f", cmap="vlag_r", vmin=-60, vmax=60, cbar=False, annot_kws={"fontsize": 10}
@@ -226,7 +227,7 @@ def paper() -> pd.DataFrame:
 
 
 def shown(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """`report.table` to look at: times, bytes, and ratios with their intervals."""
+    """`report.table` to look at: times, bytes, the share of the selection that a step replaced, ratios with their intervals."""
     units = {
         "prefill": ("prefill, s", 1), "first word": ("first word, s", 1), "step": ("step, ms", 1e3),
         "select": ("select, ms", 1e3), "held": ("held, MB", 1e-6), "read": ("read, MB", 1e-6),
@@ -235,13 +236,14 @@ def shown(lines: Sequence[dict[str, Any]]) -> pd.DataFrame:
     def interval(found: Any) -> str:
         return "" if found is None else "{:.2f} [{:.2f}, {:.2f}]".format(*found).removesuffix(" [nan, nan]")
 
-    return pd.DataFrame([
+    found = pd.DataFrame([
         {"case": line["case"]}
         | {name: "" if line[of] is None else f"{line[of] * factor:.4g}" for of, (name, factor) in units.items()}
         | {"changed, %": "" if line["changed"] is None else f"{100 * line['changed']:.0f}"}
         | {of: interval(line[of]) for of in ("prefill / full", "step / full", "step / cut", "total / full")}
         for line in lines if "step" in line
     ]).set_index("case")  # fmt: skip
+    return found.loc[:, (found != "").any()]
 
 
 def jobs(out: Path) -> list[list[dict[str, Any]]]:

@@ -24,7 +24,7 @@ from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.loading import load_model
 from dycoke_lab.merge import keep_mask
 from dycoke_lab.methods import METHODS, Oracle
-from dycoke_lab.provenance import provenance
+from dycoke_lab.provenance import provenance, replace_text
 from dycoke_lab.specimen.language import ID
 from dycoke_lab.specimen.tasks import Task, make_task
 from dycoke_lab.specimen.world import SCENES
@@ -102,10 +102,14 @@ def run(cells: list[Cell], videos: int, out: Path, progress: bool = True) -> pd.
     done: set[str] = set()
     if path.exists():  # a kill may have left part of a cell, or of a line
         lines = path.read_text()
-        rows = pd.read_csv(io.StringIO(lines[: lines.rfind("\n") + 1]), dtype=str)
-        whole = rows.groupby("cell")["video"].transform("nunique") == videos
-        rows[whole].to_csv(path, index=False)
-        done = set(rows[whole]["cell"])
+        lines = lines[: lines.rfind("\n") + 1]
+        if lines:
+            rows = pd.read_csv(io.StringIO(lines), dtype=str)
+            whole = rows.groupby("cell")["video"].transform("nunique") == videos
+            replace_text(path, rows[whole].to_csv(index=False))
+            done = set(rows[whole]["cell"])
+        else:
+            path.unlink()
     elif (out / (ROWS + ".gz")).exists():
         raise FileExistsError(f"{out} holds a finished run: choose another folder with --out, or delete this one")
     todo = [cell for cell in cells if _key(cell) not in done]
@@ -114,7 +118,7 @@ def run(cells: list[Cell], videos: int, out: Path, progress: bool = True) -> pd.
         if record["videos"] != videos:
             raise ValueError(f"{out} holds a run of {record['videos']} videos, not {videos}: choose another folder")
         record["runs"].append({**provenance(), "cells": len(todo)})
-        about.write_text(json.dumps(record, indent=1) + "\n")
+        replace_text(about, json.dumps(record, indent=1) + "\n")
     seed, model = None, None
     encoded: dict[Any, Any] = {}
     for cell in tqdm(todo, desc="cells", disable=not progress):

@@ -53,6 +53,8 @@ class Trace:
 
     def per_frame(self, layer: int, sample: int = 0) -> Tensor:
         """(steps, frames): the share of the attention that each frame gets; the frames of all the sample's videos, in order."""
+        if not self.videos[sample]:
+            return torch.zeros(len(self), 0)
         videos = self.stack(layer, sample).split([grid.tokens for grid in self.videos[sample]], 1)
         return torch.cat([v.unflatten(1, (grid.frames, -1)).sum(2) for v, grid in zip(videos, self.videos[sample], strict=True)], 1)
 
@@ -63,7 +65,7 @@ class Trace:
         """(batch, visual): what the steps after the prompt's last token pay each visual token, summed over steps,
         mean over the layers from `first_layer` on; for `Oracle`."""
         self._need_steps()
-        return torch.stack([step[first_layer:].mean((0, 1)) for step in self.attention[1:]]).sum(0)
+        return torch.stack([step[first_layer:].mean((0, 1)) for step in self.attention])[1:].sum(0)
 
     def to_frame(self) -> pd.DataFrame:
         """Tidy: one row per sample, step, layer, head, video, frame, row and col, with `attention` and `attended`."""
@@ -97,22 +99,21 @@ class Trace:
         """Write `path`.safetensors and, beside it, `path`.json with the names of the axes."""
         self._need_steps()
         path = Path(path)
-        save_file(
-            {"attention": torch.stack(self.attention), "attended": torch.stack(self.attended)},
-            path.with_suffix(".safetensors"),
-        )
+        tensors = {"attention": torch.stack(self.attention), "attended": torch.stack(self.attended)}
+        save_file(tensors, path.with_name(path.name + ".safetensors"))
         about = {
             "axes": {"attention": ["step", "layer", "head", "sample", "visual"], "attended": ["step", "layer", "sample", "visual"]},
             "videos": self.videos, "video": ["frames", "rows", "cols"], "order": "video, frame, row, col",
             "words": self.words,
         }  # fmt: skip
-        path.with_suffix(".json").write_text(json.dumps(about, indent=1))
+        path.with_name(path.name + ".json").write_text(json.dumps(about, indent=1))
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
         """Read what `save` wrote. Raises FileNotFoundError if either file is missing."""
         path = Path(path)
-        tensors, about = load_file(path.with_suffix(".safetensors")), json.loads(path.with_suffix(".json").read_text())
+        tensors = load_file(path.with_name(path.name + ".safetensors"))
+        about = json.loads(path.with_name(path.name + ".json").read_text())
         videos = tuple(tuple(Grid(*grid) for grid in sample) for sample in about["videos"])
         return cls(videos, list(tensors["attention"]), list(tensors["attended"]), about["words"])
 

@@ -8,7 +8,8 @@ from families import decoder_of, frames
 from test_methods import generate
 
 from dycoke_lab import DyCoke, DyCokeConfig, capture_attention
-from dycoke_lab.attention import _LAYERS, _MODELS
+from dycoke_lab.attention import _CONFIGS, _LAYERS
+from dycoke_lab.methods import Dynamic
 from dycoke_lab.models import HOW_TO
 from dycoke_lab.provenance import ROOT
 
@@ -38,7 +39,7 @@ def assert_stock(model, inputs, stock, attention):
     assert torch.equal(sequences, stock[0])
     assert torch.equal(logits, stock[1])
     assert hooks_on(model) == stock[2]
-    assert len(_LAYERS) == len(_MODELS) == 0
+    assert len(_LAYERS) == len(_CONFIGS) == 0
     assert decoder_of(model).config._attn_implementation == attention
 
 
@@ -94,7 +95,13 @@ def test_two_generations_share_no_state(family, model, inputs, attention):
         (dict(gate=3), "gate=3 must lie between"),
         (dict(positions="new"), "positions='new' must be"),
         (dict(method="best"), "method='best' must be one of dynamic"),
-        (dict(merge_threshold=7), "threshold=7 is a cosine"),
+        (dict(merge_threshold=7), "merge_threshold=7 is a cosine"),
+        (dict(prune_ratio="0.7"), "prune_ratio='0.7' must be"),
+        (dict(merge_ratio="0.7"), "merge_ratio='0.7' must lie"),
+        (dict(gate="1"), "gate='1' must lie"),
+        (dict(score_layer=True), "score_layer=True must be a whole"),
+        (dict(method=None), "method=None must be one of dynamic"),
+        (dict(method=Dynamic), "method=<class .* must be one of dynamic"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

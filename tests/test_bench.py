@@ -76,10 +76,23 @@ def test_an_interrupted_run_goes_on_and_a_finished_one_stays(ran, monkeypatch):
     again = bench.run(found, 2, out, "cpu", "float32", progress=False)
     assert [json.loads(line)["case"] for line in path.read_text().splitlines()] == [row["case"] for row in rows]
     assert again[:-2] == rows[:-2] and len(json.loads((out / "provenance.json").read_text())["runs"]) == 2
+    path.write_text("\n".join(lines)[:-40])  # killed while the last line was written
+    assert bench.run(found, 2, out, "cpu", "float32", progress=False)[:-1] == rows[:-1]
+    assert len(path.read_text().splitlines()) == len(rows)
+    again = bench.read(out)
     monkeypatch.setattr(bench, "build", None)  # a finished run needs no model
     assert bench.run(found, 2, out, "cpu", "float32") == again
     with pytest.raises(ValueError, match="holds a run on cpu in float32"):
         bench.run(found, 2, out, "cpu", "bfloat16")
+    for arguments, message in (
+        ((found, 0, out, "cpu", "float32"), "repeats=0 must be at least 1"),
+        ((found, 2, out, "cpu", "int8"), "dtype='int8' must be one of float32"),
+        (([*found, Case("llava-ov-0.5b", 4, 1, 2, "full")], 2, out, "cpu", "float32"), "one shape a run"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bench.run(*arguments)
+    with pytest.raises(ValueError, match="new_tokens=0 must be at least 1"):
+        cases("tiny", 4, 1, 0, ["full"], [0.5], [0.5])
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -115,6 +128,16 @@ def test_a_model_that_does_not_fit_is_a_result(tmp_path, monkeypatch):
     rows = bench.run(found, 1, tmp_path, "cpu", "float32", progress=False)
     assert [row["error"] for row in rows] == ["out of memory: the model itself does not fit"] * 2
     assert "does not fit" in report.summary(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["first_step", "reference_code", "keep_none", "random"])
+@torch.no_grad()
+def test_bytes_of_other_methods_are_those_predicted(method):
+    trial = Trial(build("tiny"), Case("tiny", 8, 2, 3, method, 0.7, 0.7))
+    trial.read()
+    for _ in range(3):
+        trial.step()
+    assert trial.finish()["bytes"]["held"] == work(trial.case, 4).held
 
 
 @pytest.mark.parametrize("method", METHODS[1:])

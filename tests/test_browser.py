@@ -367,7 +367,7 @@ def test_one_shot_and_threshold_finder(lab, browser, size):
     panel.panel.get_by_text("Reset").click()
     panel.settled()
     assert (panel.picture() == before).all()
-    report(f"one-shot against dynamic, word, {size}", [panel.press("word shown", "ArrowRight") for _ in range(6)])
+    report(f"one-shot against dynamic, word, {size}", [panel.press("step", "ArrowRight") for _ in range(6)])
     finder = notebook.panel(1)
     finder.settled()
     before = finder.picture()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 from oracles import choose, cosine
 
-from dycoke_lab import drift
+from dycoke_lab import drift, prune
 
 STEPS, TOKENS = 5, 40
 
@@ -41,11 +42,32 @@ def test_every_measure_equals_a_loop(attention):
     assert math.isnan(table.cosine_to_previous[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_how_many_are_kept_is_rounded_to_the_nearest(dtype):
+    """Whatever torch's default dtype; and of none, none."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        for total in (0, 1, 7, 90, 6272):
+            for hundredths in range(100):
+                expected = choose([0.0] * total, list(range(total)), 1 - hundredths / 100)
+                there = torch.ones(1, total, dtype=torch.bool)
+                assert prune.keep_counts(there, hundredths / 100).tolist() == [len(expected)], (total, hundredths)
+    finally:
+        torch.set_default_dtype(before)
+
+
 def test_mass_on_the_truth(attention):
     tokens = torch.zeros(STEPS, TOKENS, dtype=torch.bool)
     tokens[:, 3:9] = True
     expected = [sum(row[3:9]) / sum(row) for row in attention.tolist()]
     np.testing.assert_allclose(drift.mass_on(attention, tokens), expected)
+
+
+def test_what_a_step_replaced():
+    kept = [{0, 1, 2, 3}, {0, 1, 2, 3}, {2, 3, 4, 5}, {6}]
+    table = torch.tensor([[token in tokens for token in range(8)] for tokens in kept])
+    np.testing.assert_allclose(drift.replaced(table), [len(b - a) / len(b) for a, b in pairwise(kept)])
 
 
 def test_the_interval_covers_the_mean_of_known_draws():

@@ -60,6 +60,12 @@ def test_the_paper_window_of_four():
     assert references(9, 4) == [None, 0, 0, 2, None, 4, 4, 6, None]
 
 
+def test_equal_frames_are_alike_for_a_threshold_of_1():
+    """Though by rounding their cosine may lie below."""
+    features = draw((1, 16, 24)).repeat(4, 1, 1)
+    assert temporal_merge(features, threshold=1.0).retained == 0.25
+
+
 def test_the_published_setting_keeps_what_the_paper_says():
     merged = temporal_merge(torch.randn(32, 196, 8), 0.7)
     assert len(merged.kept) == 8 * (196 + 3 * 59)  # 59 of 196 is 30 %; the reference code keeps 3,098 in all

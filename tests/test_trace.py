@@ -38,6 +38,10 @@ def test_saved_and_loaded_is_the_same(trace, tmp_path):
     assert torch.equal(torch.stack(again.attention), torch.stack(trace.attention))
     assert torch.equal(torch.stack(again.attended), torch.stack(trace.attended))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["trace.json", "trace.safetensors"]
+    trace.save(tmp_path / "P=0.7")  # no suffix, this
+    trace.words = None
+    trace.save(tmp_path / "P=0.9")
+    assert Trace.load(tmp_path / "P=0.7").words == again.words and (tmp_path / "P=0.9.json").exists()
 
 
 def test_an_empty_trace_says_what_to_do(model):

@@ -13,7 +13,7 @@ from dycoke_lab.prune import top
 
 @dataclass(frozen=True)
 class Random(Method):
-    """seed: decides the choice, together with the batch's shape."""
+    """seed: decides the choice, together with the batch's shape. Each row has a choice of its own, also beams of one prompt."""
 
     seed: int = 0
 
@@ -31,7 +31,7 @@ class Uniform(Method):
     def select(self, step: Step) -> Tensor | None:
         if step.number != 0:
             return None
-        rank, total = step.available.cumsum(1) - 1, step.available.sum(1, keepdim=True)
+        rank, total = step.available.cumsum(1) - 1, step.available.sum(1, keepdim=True).clamp(min=1)
         # bucket b of `counts` equal ones begins where floor(rank * counts / total) first reaches b
         bucket = rank * step.counts[:, None] // total
         before = torch.where(rank > 0, (rank - 1) * step.counts[:, None] // total, -1)

@@ -34,6 +34,8 @@ def adapter_for(model: nn.Module) -> ModuleType:
     """The adapter of a model's family. Raises TypeError, naming the supported ones, if there is none."""
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     check_supported(kind)
+    if not hasattr(model, "model"):
+        raise TypeError(f"model is a {type(model).__name__}, a part of one that generates: give the whole model")
     return ADAPTERS[kind]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from dycoke_lab.layout import VisualLayout
 from dycoke_lab.models import adapter_for, vision_of
 
 
-class VideoFinder:
-    """layout: the videos of the call that runs now, None if it brings none. padding: its (batch, length) attention mask."""
+class VideoFinder(threading.local):
+    """layout: the videos of the call that runs now in this thread, None if it brings none. padding: its (batch, length) attention
+    mask."""
 
     def __init__(self, model: Any) -> None:
         self._config, self._find = model.config, adapter_for(model).find_videos
@@ -44,13 +46,12 @@ class VideoFinder:
     @contextmanager
     def looking(self, model: Any) -> Iterator[None]:
         """Find the videos of every call of this model, until the context ends."""
-        hooks = [
-            vision_of(model).register_forward_pre_hook(self.remember_sizes, with_kwargs=True),
-            model.model.register_forward_pre_hook(self.find, with_kwargs=True),
-            model.model.register_forward_hook(self.forget_sizes),
-        ]
-        try:
+        with ExitStack() as stack:
+            stack.callback(vision_of(model).register_forward_pre_hook(self.remember_sizes, with_kwargs=True).remove)
+            stack.callback(model.model.register_forward_pre_hook(self.find, with_kwargs=True).remove)
+            stack.callback(model.model.register_forward_hook(self.forget_sizes).remove)
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+
+    def __deepcopy__(self, memo: Any) -> VideoFinder:
+        """It hangs on a model's modules, and so tells a copy of them by this call."""
+        raise RuntimeError("model is inside a dycoke_lab context, and its copy would be half inside: copy it before entering")

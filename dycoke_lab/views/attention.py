@@ -21,7 +21,7 @@ def attention_view(clip: Clip, run: Run, step: int, layer: int, head: int | None
     values = run.trace.attention[step][layer, :, 0]
     values = values.mean(0) if head is None else values[head]
     kept, waiting, back, merged = run.states(step)
-    page = heading(f"Word {step + 1}: “{run.words[step]}”", f"{int(kept.sum())} tokens in, {int(waiting.sum())} waiting, "
+    page = heading(f"Step {step}: “{run.words[step]}”", f"{int(kept.sum())} tokens in, {int(waiting.sum())} waiting, "
                    f"{int(back.sum())} just back, {int(merged.sum())} merged away")  # fmt: skip
     boxes = [(clip.named(step), TRUTH), (clip.grid(back), BACK)]
     light = (values / (float(values.max()) or 1.0)).sqrt()  # by its root, or only the strongest token would be seen
@@ -50,7 +50,7 @@ def _frame_axes(frames: int) -> Plot:
         ax.set(xlim=(-0.6, frames - 0.4), ylim=(0, 1))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("frame (green: shows it)", fontsize=POINTS + 3)
-        ax.set_ylabel("share of it", fontsize=POINTS + 3)
+        ax.set_ylabel("attention", fontsize=POINTS + 3)
         ax.grid(visible=False)
 
     return small_plot(draw)

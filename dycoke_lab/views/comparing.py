@@ -28,7 +28,7 @@ def compare_view(clip: Clip, runs: Sequence[tuple[str, Run]], step: int) -> Pict
         page.text(
             left,
             262,
-            f"word {here + 1}: {int(kept.sum())} tokens in, {there} of them show{'s' * (there == 1)} what it names (green)",
+            f"step {here}: {int(kept.sum())} tokens in, {there} of them show{'s' * (there == 1)} what it names (green)",
         )
         mosaic(page, (left, 278, left + 590, HEIGHT - 2), clip, white=clip.grid(~kept), boxes=[(clip.named(here), TRUTH)])
     return page.picture

@@ -52,7 +52,7 @@ def finder_axes(heat: pd.DataFrame, curve: pd.DataFrame) -> tuple[Plot, Plot]:
         ax.set_xticks(range(heat.shape[1]), [f"{p:g}" for p in heat.columns], fontsize=POINTS)
         ax.set_yticks(range(heat.shape[0]), [f"{k:g}" for k in heat.index], fontsize=POINTS)
         ax.set_xlabel("share pruned at each step, P (0: none)", fontsize=POINTS + 3)
-        ax.set_ylabel("share merged, K", fontsize=POINTS + 3)
+        ax.set_ylabel("share merged of later frames, K", fontsize=POINTS + 3)
         ax.grid(visible=False)
 
     def thresholds(ax: Any) -> None:

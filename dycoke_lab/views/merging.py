@@ -50,8 +50,14 @@ def merge_view(clip: Clip, merged: Merged, threshold: float, frame: int, window:
             for token, value in enumerate(merged.similarity[frame].tolist()):
                 row, col = divmod(token, clip.side)
                 middle, white = (x + (col + 0.5) * cell, TOP + (row + 0.5) * cell), bool(gone[frame, row, col])
-                page.box((middle[0] - 20, middle[1] - 9, middle[0] + 20, middle[1] + 10), fill="white" if white else KEPT)
-                page.text(*middle, f"{value:.2f}", SMALL, colour="black" if white else "white", anchor="mm")
+                page.box((middle[0] - 23, middle[1] - 9, middle[0] + 23, middle[1] + 10), fill="white" if white else KEPT)
+                page.text(
+                    *middle,
+                    "1" if value > 0.99995 else f"{value:.4f}".removeprefix("0"),
+                    SMALL,
+                    colour="black" if white else "white",
+                    anchor="mm",
+                )
     compared = ~merged.similarity.isnan()
     values, dropped = merged.similarity[compared].numpy(), gone.flatten(1)[compared].numpy()
     histogram(page, RIGHT, CHART, values, dropped, threshold)
@@ -62,7 +68,7 @@ def histogram(page: Page, x: float, y: float, values: NDArray[Any], dropped: NDA
     """Similarities of kept and of merged tokens, one upon the other, and the threshold.
 
     values: (tokens,), cosines; dropped: (tokens,), boolean; threshold: a cosine."""
-    low = min(0.5, float(np.floor(10 * values.min()) / 10)) if len(values) else 0.5
+    low = min(0.9, float(np.floor(10 * values.min()) / 10)) if len(values) else 0.9
     axes = _similarity_axes(low, 2 * max(100, len(values)))
     page.paste(x, y, axes.picture)
     bins = np.linspace(low, 1.0, 41)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dycoke_lab.explore import wrong_words
 from dycoke_lab.plots import WRONG
-from dycoke_lab.views.page import LARGE, SMALL, Box, Page
+from dycoke_lab.views.page import LARGE, MEDIUM, SMALL, Box, Page
 
 MARKS = {",": ",", "<|end|>": "."}  # narrow, unlike words
 
@@ -27,9 +27,9 @@ def word_grid(page: Page, box: Box, words: Sequence[str], answer: Sequence[str],
         if number == step:
             page.box((x, y + 1, x + wide * (0.2 if mark else 1), y + high - 1), fill="#fff2cc", outline="black", width=2)
         shown = f"✗ {mark or word}" if bad else mark or word
-        page.text(x + 8, y + high * (0.34 if bad else 0.5), shown, LARGE - 3, bad, WRONG if bad else "black")
+        page.text(x + 8, y + high * (0.31 if bad else 0.5), shown, MEDIUM if bad else LARGE - 3, bad, WRONG if bad else "black")
         if bad and number < len(answer):
-            page.text(x + 8, y + high * 0.76, f"right: {MARKS.get(answer[number], answer[number])}", SMALL - 2, colour="#404040")
+            page.text(x + 8, y + high * 0.73, f"right: {MARKS.get(answer[number], answer[number])}", SMALL - 2, colour="#404040")
         col += 1
         if word == ",":
             row, col = row + 1, 0

@@ -18,7 +18,9 @@ ONCE = ("last_query", "fastv", "first_step", "random", "uniform", "keep_first")
 class OneShotAgainstDynamic(Panel):
     """Answers side by side, wrong words marked, at the sliders' ratios. The settings on the P slider are run ahead."""
 
-    def __init__(self, lab: Lab, clip: str, merge_ratio: float = 0.5, prune_ratio: float = 0.9, method: str = "last_query") -> None:
+    def __init__(
+        self, lab: Lab, clip: str, merge_ratio: float = 0.5, prune_ratio: float = 0.9, method: str = "last_query", step: int = 6
+    ) -> None:
         self.lab = lab
         layers = lab.model.config.get_text_config().num_hidden_layers
         last = len(lab.clip(clip).answer) - 1
@@ -32,9 +34,9 @@ class OneShotAgainstDynamic(Panel):
             "score_layer": layer_slider(3, layers),
             "step": slider(
                 w.IntSlider,
-                "word shown",
+                "step",
                 "Below: what each method may look at while this word is written.",
-                value=min(6, last),
+                value=min(step, last),
                 min=0,
                 max=last,
             ),

@@ -1,0 +1,344 @@
+"""What else goes on around a generation: other samples, other calls, other threads, other hands on model and cache."""
+
+from __future__ import annotations
+
+import copy
+import threading
+
+import pytest
+import torch
+from families import FAMILIES, frames
+from test_methods import generate, longer
+from transformers import AttentionInterface
+from transformers.cache_utils import DynamicCache, StaticCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from dycoke_lab import DyCoke, capture_attention
+from dycoke_lab.apply import generation_of, score_layer_for
+from dycoke_lab.shapes import TEXT, build, prompt
+
+PRUNING = dict(prune_ratio=0.7, score_layer=2, gate=2.0)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """With uneven attention, so that a wrong choice shows."""
+    model = build("tiny").double()
+    for layer in model.model.language_model.layers:
+        layer.self_attn.q_proj.weight.data *= 40
+        layer.self_attn.k_proj.weight.data *= 40
+    return model
+
+
+def cache_of(model):
+    return DynamicCache(config=model.config.get_text_config())
+
+
+def inputs_of(model, count=8, seed=0):
+    return prompt("tiny", model, count, 1, seed=seed)
+
+
+def words(model, inputs, count=6, **settings):
+    found = dict(max_new_tokens=count, min_new_tokens=count, do_sample=False, suppress_tokens=[3, 4])
+    out = model.generate(**inputs, **{**found, **settings}, return_dict_in_generate=True, output_logits=True)
+    return torch.stack(out.logits, 1), out.past_key_values
+
+
+@pytest.mark.parametrize("merge_ratio", [0.0, 0.5])
+@pytest.mark.parametrize("method", ["dynamic", "fastv", "uniform", "random", "keep_first", "keep_none"])
+def test_a_long_text_beside_a_video_is_as_alone(method, merge_ratio):
+    """The text keeps all of its columns, so that the batch's prompt is as long for the upper layers as for the lower ones."""
+    family = FAMILIES["llava_onevision"]
+    model = family.model()
+    video = family.inputs(["user\n", ("video", frames(8, 1)), "then?"])
+    columns = video["input_ids"].shape[1]
+    text = {"input_ids": torch.randint(20, 60, (1, columns)), "attention_mask": torch.ones(1, columns, dtype=torch.long)}
+    both = {**video, **{name: torch.cat([video[name], text[name]]) for name in text}}
+    with DyCoke(merge_ratio=merge_ratio, prune_ratio=0.7, score_layer=2, method=method)(model):
+        found = generate(model, both)[1]
+        if method != "random":  # whose choice goes by the shape of the batch
+            torch.testing.assert_close(found[:1], generate(model, video)[1], atol=1e-6, rtol=0)
+        torch.testing.assert_close(found[1:], generate(model, text)[1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("counts", [(8, 4), (4, 8)])
+def test_fastv_in_a_batch_without_padding_is_as_alone(counts):
+    """Samples of one length keep different numbers of tokens: what fills up the shorter must not be seen."""
+    family = FAMILIES["llava_onevision"]
+    model = family.model()
+    singles = [family.inputs(["user\n", ("video", frames(count, count)), "then?"]) for count in counts]
+    longest = max(one["input_ids"].shape[1] for one in singles)
+    for one in singles:
+        missing = longest - one["input_ids"].shape[1]
+        one["input_ids"] = torch.cat([torch.full((1, missing), 30), one["input_ids"]], 1)
+        one["attention_mask"] = torch.ones_like(one["input_ids"])
+    with DyCoke(merge_ratio=0.0, prune_ratio=0.7, score_layer=2, method="fastv")(model), torch.no_grad():
+        for sample, one in enumerate(singles):
+            text = torch.randint(20, 60, (1, longest))
+            both = {
+                **one,
+                "input_ids": torch.cat([one["input_ids"], text]),
+                "attention_mask": torch.ones(2, longest, dtype=torch.long),
+            }
+            found = model(**both, use_cache=True, past_key_values=cache_of(model)).logits
+            alone = model(**one, use_cache=True, past_key_values=cache_of(model)).logits
+            torch.testing.assert_close(found[:1, -1], alone[:, -1], atol=1e-6, rtol=0, msg=str(sample))
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("positions", ["original", "repacked"])
+def test_a_picture_in_a_later_turn_keeps_the_grid_of_its_positions(name, positions):
+    """`merge_ratio` so small that nothing goes: the same as stock, or the same shape of positions where they are numbered anew."""
+    family = FAMILIES[name]
+    model = family.model()
+    first = family.inputs(["user\n", ("video", frames(6 * family.paired)), "then?"])
+
+    def turns():
+        seen = []
+
+        def note(module, args, inputs):
+            seen.append(inputs["position_ids"][-3:, 0].clone())
+
+        sequences, _, cache = generate(model, first, 3)
+        picture = family.inputs(["what ", ("image", frames(1, 7)[0]), "then?"])
+        turn = longer(first, torch.cat([sequences, picture["input_ids"]], 1))
+        turn["mm_token_type_ids"][:, sequences.shape[1] :] = picture["mm_token_type_ids"]
+        turn = {key: value for key, value in turn.items() if key != "pixel_values_videos"}
+        turn |= {key: picture[key] for key in ("pixel_values", "image_grid_thw")}
+        hook = model.model.language_model.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            return generate(model, turn, 3, past_key_values=cache)[1], seen[0]
+        finally:
+            hook.remove()
+
+    expected, places = turns()
+    with DyCoke(merge_ratio=1e-9, prune_ratio=0.0, positions=positions)(model):
+        logits, shown = turns()
+    assert torch.equal(shown - shown[:, :1], places - places[:, :1]) and len(set(places[0].tolist())) < places.shape[1]
+    if positions == "original":
+        torch.testing.assert_close(logits, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [dict(merge_ratio=0.5, prune_ratio=0.0), dict(merge_ratio=0.5, **PRUNING)], ids=str)
+def test_threads_generate_at_once_with_one_model(tiny, settings):
+    given = [inputs_of(tiny, 8, seed) for seed in range(3)]
+    with DyCoke(**settings)(tiny):
+        expected = [words(tiny, one, 20)[0] for one in given]
+        found, errors = {}, []
+
+        def work(number):
+            try:
+                found[number] = [words(tiny, given[number], 20)[0] for _ in range(2)]
+            except Exception as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not errors
+    for number, logits in found.items():
+        assert all(torch.equal(one, expected[number]) for one in logits)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_trace_is_of_one_generation(tiny, compressed):
+    """A call without a video is none of its steps, nor is a later turn on another cache; one on its own cache is."""
+    one, two = inputs_of(tiny, 8, 0), inputs_of(tiny, 4, 1)
+    text = {"input_ids": torch.randint(TEXT, 200, (1, 300))}
+    with DyCoke(**PRUNING if compressed else dict(merge_ratio=0, prune_ratio=0))(tiny), capture_attention(tiny) as trace:
+        _, first = words(tiny, one)
+        _, second = words(tiny, two)
+        attention = trace.stack(3)
+        words(tiny, {"input_ids": text["input_ids"][:, :20]})
+        words(tiny, text)
+        with torch.no_grad():
+            tiny(input_ids=text["input_ids"][:, :1], past_key_values=first)
+        assert torch.equal(trace.stack(3), attention)
+        with torch.no_grad():
+            tiny(input_ids=text["input_ids"][:, :1], past_key_values=second)
+        assert len(trace) == len(attention) + 1 and torch.equal(trace.stack(3)[:-1], attention)
+
+
+def test_a_video_after_a_turn_of_text_is_found_where_it_stands(tiny):
+    video = inputs_of(tiny)
+    text = torch.randint(TEXT, 200, (1, 7))
+    with capture_attention(tiny) as trace, torch.no_grad():
+        cache = cache_of(tiny)
+        tiny(input_ids=text, past_key_values=cache)
+        tiny(**{**video, "attention_mask": None}, past_key_values=cache)
+    whole = {**video, "input_ids": torch.cat([text, video["input_ids"]], 1), "attention_mask": None}
+    with capture_attention(tiny) as expected, torch.no_grad():
+        tiny(**whole, past_key_values=cache_of(tiny))
+    torch.testing.assert_close(trace.stack(2), expected.stack(2), atol=1e-9, rtol=0)
+
+
+def test_a_static_cache_is_looked_at_where_its_columns_are(tiny):
+    given = inputs_of(tiny)
+    ids = torch.randint(TEXT, 200, (1, 3))
+    traces = []
+    for cache in (cache_of(tiny), StaticCache(tiny.config.get_text_config(), max_cache_len=400)):
+        with capture_attention(tiny) as trace, torch.no_grad():
+            tiny(**given, past_key_values=cache)
+            for word in ids.T:
+                tiny(input_ids=word[None], past_key_values=cache)
+        traces.append(trace.stack(3))
+    assert len(traces[0]) == 4
+    torch.testing.assert_close(traces[1], traces[0], atol=1e-9, rtol=0)
+
+
+def test_a_trace_holds_no_graph(tiny):
+    with capture_attention(tiny) as trace, torch.enable_grad():
+        tiny(**inputs_of(tiny), past_key_values=cache_of(tiny))
+    assert not trace.attention[0].requires_grad and len(trace.to_frame())
+
+
+def test_a_kernel_without_a_mask_function_is_watched_and_flex_attention_is_refused(tiny):
+    config = tiny.model.language_model.config
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in tiny.modules())
+    AttentionInterface.register("tests_maskless", sdpa_attention_forward)
+    try:
+        config._attn_implementation = "tests_maskless"
+        with DyCoke(merge_ratio=0.0, **PRUNING)(tiny):
+            assert words(tiny, inputs_of(tiny))[1].layers[3].keys.shape[2] < 130
+        config._attn_implementation = "flex_attention"
+        for context in (DyCoke(), capture_attention):
+            with pytest.raises(ValueError, match="flex_attention"):
+                context(tiny).__enter__()
+    finally:
+        config._attn_implementation = "sdpa"
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in tiny.modules()) == hooks
+
+
+def test_models_that_share_a_config_are_watched_each_for_itself(tiny):
+    other = type(tiny)(tiny.config).double().eval()
+    assert other.model.language_model.config is tiny.model.language_model.config
+    given = inputs_of(tiny)
+    with DyCoke(merge_ratio=0.0, **PRUNING)(tiny):
+        expected = words(tiny, given)[0]
+    outer = DyCoke(merge_ratio=0.0, **PRUNING)(tiny)
+    outer.__enter__()
+    with DyCoke(merge_ratio=0.0, **PRUNING)(other):
+        logits, cache = words(tiny, given)
+        assert torch.equal(logits, expected) and generation_of(tiny, cache).number == 5
+        outer.__exit__(None, None, None)
+        assert words(other, given)[1].layers[3].keys.shape[2] < 130  # goes on, though the first to come has gone
+    assert tiny.model.language_model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("merge_ratio", [0.0, 0.5])
+@pytest.mark.parametrize("prune_ratio", [0.0, 0.7])
+@pytest.mark.parametrize("chosen", [[1, 0], [1], [0, 0, 1], "repeated", torch.tensor([False, True])], ids=str)
+def test_samples_are_exchanged_dropped_and_repeated_before_any_step(tiny, chosen, merge_ratio, prune_ratio):
+    """As if the prompt had been read by those samples alone."""
+    given = prompt("tiny", tiny, 8, 2)
+    given["attention_mask"][0, :1] = 0  # padding, of which samples have different amounts
+    rows = [0, 0, 1, 1] if chosen == "repeated" else [1] if isinstance(chosen, torch.Tensor) else chosen
+    found = []
+    for before in (True, False):
+        with DyCoke(merge_ratio=merge_ratio, prune_ratio=prune_ratio, score_layer=2, gate=2.0)(tiny), torch.no_grad():
+            cache, mask = cache_of(tiny), given["attention_mask"]
+            tiny(**given, past_key_values=cache)
+            if before:
+                if chosen == "repeated":
+                    cache.batch_repeat_interleave(2)
+                else:
+                    cache.batch_select_indices(torch.as_tensor(chosen))
+                mask = mask[rows]
+            logits = []
+            for number in range(3):
+                mask = torch.cat([mask, torch.ones(len(mask), 1, dtype=torch.long)], 1)
+                word = torch.tensor([[20 + number], [90 + number]])
+                logits.append(tiny(input_ids=word[rows] if before else word, attention_mask=mask, past_key_values=cache).logits)
+        logits = torch.cat(logits, 1)
+        found.append(logits if before else logits[rows])
+    torch.testing.assert_close(found[0], found[1], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [dict(merge_ratio=1e-9, prune_ratio=0.0), dict(merge_ratio=0.0, prune_ratio=1e-9)], ids=str)
+def test_a_step_of_one_word_may_be_padding_for_a_sample(tiny, settings):
+    """Ratios so small that nothing goes: the same as stock."""
+    given = prompt("tiny", tiny, 8, 2)
+    found = []
+    for config in (dict(merge_ratio=0.0, prune_ratio=0.0), settings):
+        with DyCoke(score_layer=2, **config)(tiny), torch.no_grad():
+            cache, mask = cache_of(tiny), given["attention_mask"]
+            tiny(**given, past_key_values=cache)
+            logits = []
+            for number in range(4):
+                mask = torch.cat([mask, torch.tensor([[1], [int(number != 1)]])], 1)
+                places = (mask.cumsum(1) - 1)[:, -1:]
+                word = torch.tensor([[20 + number], [90 + number]])
+                logits.append(tiny(input_ids=word, attention_mask=mask, position_ids=places, past_key_values=cache).logits)
+        found.append(torch.cat(logits, 1))
+    real = torch.tensor([[True] * 4, [True, False, True, True]])
+    torch.testing.assert_close(found[1][real], found[0][real], atol=1e-9, rtol=0)
+
+
+def test_a_model_is_not_copied_or_given_another_kernel_inside(tiny):
+    for context in (DyCoke(), capture_attention):
+        with context(tiny), pytest.raises(RuntimeError, match="copy it before entering"):
+            copy.deepcopy(tiny)
+    own = copy.deepcopy(tiny)
+    for context in (DyCoke(), capture_attention):
+        with context(own):
+            own.set_attn_implementation("eager")
+            with pytest.raises(RuntimeError, match="'eager' inside a dycoke_lab context: set it before"):
+                words(own, inputs_of(own))
+        assert own.model.language_model.config._attn_implementation == "eager"
+        own.set_attn_implementation("sdpa")
+
+
+def test_gradients_are_refused_where_pruning_writes_in_place(tiny):
+    given = inputs_of(tiny)
+    for settings, refused in ((dict(merge_ratio=0.5, prune_ratio=0.0), False), (dict(merge_ratio=0.0, **PRUNING), True)):
+        with DyCoke(**settings)(tiny), torch.enable_grad():
+            cache = cache_of(tiny)
+            tiny(**given, past_key_values=cache)
+            if refused:
+                with pytest.raises(RuntimeError, match="has no gradients: decode under"):
+                    tiny(input_ids=torch.tensor([[30]]), past_key_values=cache)
+            else:
+                assert tiny(input_ids=torch.tensor([[30]]), past_key_values=cache).logits.requires_grad
+
+
+def test_off_takes_what_stock_takes(tiny):
+    given = inputs_of(tiny)
+    expected = words(tiny, given, cache_implementation="static")[0]
+    text = torch.randint(TEXT, 200, (1, 7))
+    caches = [cache_of(tiny), cache_of(tiny)]
+    with torch.no_grad():
+        tiny(input_ids=text, past_key_values=caches[0])
+        turn = tiny(**given, past_key_values=caches[0]).logits
+    with DyCoke(merge_ratio=0, prune_ratio=0)(tiny), torch.no_grad():
+        assert torch.equal(words(tiny, given, cache_implementation="static")[0], expected)
+        tiny(input_ids=text, past_key_values=caches[1])
+        assert torch.equal(tiny(**given, past_key_values=caches[1]).logits, turn)
+
+
+def test_an_error_in_a_forward_pass_leaves_nothing_running(tiny):
+    with DyCoke(merge_ratio=0.0, **PRUNING)(tiny):
+        cache = words(tiny, inputs_of(tiny))[1]
+
+        def stop(*_):
+            raise torch.OutOfMemoryError("no room")
+
+        hook = tiny.model.language_model.layers[2].register_forward_hook(stop)
+        generation = generation_of(tiny, cache)
+        with pytest.raises(torch.OutOfMemoryError), torch.no_grad():
+            tiny(input_ids=torch.tensor([[30]]), past_key_values=cache)
+        hook.remove()
+        from dycoke_lab.apply import _ACTIVE
+
+        assert generation is not None and _ACTIVE[tiny].now is None
+
+
+def test_a_part_of_a_model_is_named(tiny):
+    for call in (DyCoke(), capture_attention):
+        with pytest.raises(TypeError, match="give the whole model"):
+            call(tiny.model).__enter__()
+    small = type(tiny)(copy.deepcopy(tiny.config))
+    del small.model.language_model.layers[1:]
+    with pytest.raises(ValueError, match="has 1 decoder layers"):
+        score_layer_for(small)

@@ -40,7 +40,7 @@ gpu: .venv/ready
 	$(BIN)/python -m dycoke_lab bench --shape llava-ov-7b --gpu-plan --minutes 10 --device cuda
 
 lab: .venv/ready
-	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 # torch first and alone: a machine that offers a CPU build of this version then uses it, not gigabytes of CUDA
 .venv/ready: requirements.lock pyproject.toml

@@ -32,9 +32,16 @@ class DyCoke:
     """Token compression to switch on for a while. `DyCoke(DyCokeConfig(...))` or `DyCoke(merge_ratio=0.5, ...)`."""
 
     def __init__(self, config: DyCokeConfig | None = None, **settings: Any) -> None:
+        if config is not None and not isinstance(config, DyCokeConfig):
+            raise TypeError(f"config is a {type(config).__name__}: write `with DyCoke(DyCokeConfig(...))(model):`")
         if config is not None and settings:
             raise ValueError(f"give either config={config} or settings {sorted(settings)}, not both")
         self.config = config or DyCokeConfig(**settings)
+
+    def __enter__(self) -> None:
+        raise TypeError("DyCoke(...) is not a context yet, since it has no model: write `with DyCoke(...)(model):`")
+
+    def __exit__(self, *_: Any) -> None: ...
 
     @contextmanager
     def __call__(self, model: Any) -> Iterator[Any]:
@@ -141,7 +148,10 @@ class _Session:
                 )
             return args, self.now.decode(inputs, self.finder.padding) if self.now else inputs
         if self.config.prune_ratio and cache is None:
-            raise ValueError("prune_ratio > 0 prunes a KV cache: call with use_cache=True (or generate), or set prune_ratio=0")
+            raise ValueError(
+                "prune_ratio > 0 prunes a KV cache: call generate, or give past_key_values=DynamicCache(config=...), or set "
+                "prune_ratio=0"
+            )
         self.now = generation = Generation(self.config, layout, self.pruned, self.window, self.extras, self.flash)
         if cache is not None:
             if generation.compresses:

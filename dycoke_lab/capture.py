@@ -13,12 +13,12 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from dycoke_lab.apply import current_generation, generation_of
 from dycoke_lab.attention import Call, check_watched, watching
-from dycoke_lab.cache import give_room, take_room
 from dycoke_lab.layout import VisualLayout
 from dycoke_lab.models import decoder_of
 from dycoke_lab.models.finding import VideoFinder
 from dycoke_lab.prune import last_query_attention, visible
 from dycoke_lab.trace import Trace
+from dycoke_lab.whole_cache import give_room, take_room
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     train = specimen.add_parser("train", help="train one from nothing; goes on after an interruption")
     train.add_argument("--seed", type=int, required=True, help="decides weights and videos")
-    train.add_argument("--out", type=Path, help="folder of the checkpoint (default runs/specimen-SEED)")
-    train.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    train.add_argument("--out", type=Path, help="folder (default runs/specimen-SEED; its model into data/specimen/seed-SEED)")
+    train.add_argument("--threads", type=_at_least(0), default=0, help="CPU threads (default: torch's choice)")
     train.set_defaults(do=_train)
 
     evaluate = specimen.add_parser("evaluate", help="full-cache accuracy on held-out videos, as JSON")
-    evaluate.add_argument("--videos", type=int, default=512, help="held-out videos for each seed and question (default 512)")
+    evaluate.add_argument("--videos", type=_at_least(4), default=512, help="for each seed and question (default 512)")
     evaluate.set_defaults(do=_evaluate)
 
     for name, videos, about in (
@@ -38,8 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
     ):
         grid = commands.add_parser(name, help=f"{about}; goes on after an interruption")
         grid.add_argument("--seed", type=int, required=True, help="which specimen")
-        grid.add_argument("--videos", type=int, default=videos, help=f"held-out videos for each setting (default {videos})")
-        grid.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+        grid.add_argument("--videos", type=_at_least(4), default=videos, help=f"for each setting (default {videos})")
+        grid.add_argument("--threads", type=_at_least(0), default=0, help="CPU threads (default: torch's choice)")
         grid.add_argument("--out", type=Path, help=f"default data/results/{name}/seed-SEED")
         grid.set_defaults(do=_grid, name=name)
 
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     summary.set_defaults(do=_summary)
 
     study = commands.add_parser("study", help="run the notebooks; figures, tables and a lab book in a new folder")
-    study.add_argument("--videos", type=int, default=64, help="held-out videos for each setting and specimen (default 64)")
+    study.add_argument("--videos", type=_at_least(4), default=64, help="held-out videos for each setting and specimen (default 64)")
     study.set_defaults(do=_study)
 
     clips = specimen.add_parser("clips", help="write the sample clips in data/clips anew")
@@ -57,6 +58,22 @@ def main(arguments: list[str] | None = None) -> None:
         options.do(options)
     except KeyboardInterrupt:
         raise SystemExit(130) from None  # as a shell has it; what goes on after an interruption has been saved
+    except BrokenPipeError:
+        raise SystemExit(141) from None  # the reader has seen enough
+    except (OSError, TypeError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    """A whole number for argparse, from `least` on."""
+
+    def whole(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
+        return int(text)
+
+    whole.__name__ = "whole number"  # as argparse calls it
+    return whole
 
 
 def _add_run(commands: Any) -> None:
@@ -105,9 +122,9 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument(
         "--shape", default="tiny", help="tiny, llava-ov-0.5b, llava-ov-7b, qwen2.5-vl-3b, qwen2.5-vl-7b (default tiny)"
     )
-    bench.add_argument("--frames", type=int, default=32, help="of each video (default 32)")
-    bench.add_argument("--batch", type=int, default=1, help="prompts at once (default 1)")
-    bench.add_argument("--new-tokens", type=int, default=64, help="measured decoding steps (default 64)")
+    bench.add_argument("--frames", type=_at_least(1), default=32, help="of each video (default 32)")
+    bench.add_argument("--batch", type=_at_least(1), default=1, help="prompts at once (default 1)")
+    bench.add_argument("--new-tokens", type=_at_least(1), default=64, help="measured decoding steps (default 64)")
     bench.add_argument(
         "--methods",
         default="vision,full,dycoke,fastv,one-shot",
@@ -126,8 +143,8 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument("--minutes", type=float, help="start nothing new after so many; the same command goes on where it stopped")
     bench.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     bench.add_argument("--dtype", help="float32, bfloat16, float16 (default: float32 on a CPU, bfloat16 on a GPU)")
-    bench.add_argument("--repeats", type=int, default=3, help="rounds; in each, the cases run one after the other (default 3)")
-    bench.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    bench.add_argument("--repeats", type=_at_least(1), default=3, help="rounds of all cases (default 3)")
+    bench.add_argument("--threads", type=_at_least(0), default=0, help="CPU threads (default: torch's choice)")
     bench.add_argument("--out", type=Path, help="default data/results/bench/SHAPE-DEVICE")
     bench.set_defaults(do=_bench)
 
@@ -145,20 +162,20 @@ def _bench(options: argparse.Namespace) -> None:
         raise SystemExit(f"error: --shape must be one of {', '.join(SHAPES)}; --methods of {', '.join(METHODS_TO_MEASURE)}")
     if options.threads:
         torch.set_num_threads(options.threads)
+    merge, prune, gates = (
+        [float(part) for part in text.split(",")] for text in (options.merge_ratio, options.prune_ratio, options.gate)
+    )
+    found = cases(
+        options.shape, options.frames, options.batch, options.new_tokens, names, merge, prune, gates, options.waiting
+    )  # fmt: skip
+    found = list(gpu_plan(options.shape)) if options.gpu_plan else found
+    for case in found:
+        case.config()  # raises for settings out of range, before anything is measured
+    dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
+    out = options.out or RESULTS / "bench" / f"{options.shape}-{options.device}"
     try:
-        merge, prune, gates = (
-            [float(part) for part in text.split(",")] for text in (options.merge_ratio, options.prune_ratio, options.gate)
-        )
-        found = cases(
-            options.shape, options.frames, options.batch, options.new_tokens, names, merge, prune, gates, options.waiting
-        )  # fmt: skip
-        found = list(gpu_plan(options.shape)) if options.gpu_plan else found
-        for case in found:
-            case.config()  # raises for settings out of range, before anything is measured
-        dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
-        out = options.out or RESULTS / "bench" / f"{options.shape}-{options.device}"
         bench.run(found, options.repeats, out, options.device, dtype, options.minutes)
-    except (AssertionError, RuntimeError, ValueError) as error:  # torch asserts that it was built for CUDA
+    except (AssertionError, RuntimeError) as error:  # torch asserts that it was built for CUDA
         raise SystemExit(f"error: {error}") from error
     print(report.summary(out))
     print(f"\nRows and provenance: {out}")
@@ -168,24 +185,21 @@ def _run(options: argparse.Namespace) -> None:
     from dycoke_lab.run import answer, comparison
     from dycoke_lab.video import prompt, read_video
 
-    try:
-        layer = DyCokeConfig.score_layer if options.score_layer is None else options.score_layer
-        config = DyCokeConfig(
-            merge_ratio=options.merge_ratio, prune_ratio=options.prune_ratio, score_layer=layer, method=options.method
-        )
-        video = read_video(options.video, options.frames, options.fps)
-        model, processor = load_model(options.model, options.seed, options.dtype, options.device, options.attention)
-        if options.score_layer is None:
-            config = replace(config, score_layer=score_layer_for(model))
-        inputs = prompt(processor, video, options.question)
-        compressed = answer(model, processor, inputs, config, options.max_new_tokens)
-        if not options.compare:
-            print(compressed.text)
-            return
-        nothing = DyCokeConfig(merge_ratio=0.0, prune_ratio=0.0)
-        print(comparison(answer(model, processor, inputs, nothing, options.max_new_tokens), compressed, config))
-    except (OSError, TypeError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
+    layer = DyCokeConfig.score_layer if options.score_layer is None else options.score_layer
+    config = DyCokeConfig(
+        merge_ratio=options.merge_ratio, prune_ratio=options.prune_ratio, score_layer=layer, method=options.method
+    )
+    video = read_video(options.video, options.frames, options.fps)
+    model, processor = load_model(options.model, options.seed, options.dtype, options.device, options.attention)
+    if options.score_layer is None:
+        config = replace(config, score_layer=score_layer_for(model))
+    inputs = prompt(processor, video, options.question)
+    compressed = answer(model, processor, inputs, config, options.max_new_tokens)
+    if not options.compare:
+        print(compressed.text)
+        return
+    nothing = DyCokeConfig(merge_ratio=0.0, prune_ratio=0.0)
+    print(comparison(answer(model, processor, inputs, nothing, options.max_new_tokens), compressed, config))
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -200,7 +214,7 @@ def _train(options: argparse.Namespace) -> None:
     trainer = Trainer(TrainConfig(seed=options.seed, threads=options.threads), out)
     model = trainer.run()
     log = (out / "log.jsonl").read_text()
-    folder = SPECIMENS / f"seed-{options.seed}"
+    folder = options.out / "export" if options.out else SPECIMENS / f"seed-{options.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "log.jsonl").write_text(log)
     made = {

@@ -17,6 +17,7 @@ import torch
 from dycoke_lab import flops
 from dycoke_lab.case import Case
 from dycoke_lab.merge import references, retained_count
+from dycoke_lab.provenance import cpu_name
 from dycoke_lab.prune import keep_counts
 from dycoke_lab.shapes import SHAPES, words_around
 
@@ -153,7 +154,7 @@ def measured(device: str, dtype: torch.dtype, size: int | None = None, repeats: 
         read = size_in_bytes / best(lambda: [part @ vector for part in many])
         copied = 2 * size_in_bytes / best(lambda: [part.clone() for part in many])
         multiplied = 2 * size**3 / best(lambda: torch.matmul(matrix, many[0], out=out))
-    return Device(torch.cuda.get_device_name() if cuda else "this CPU", max(read, copied), multiplied)
+    return Device(torch.cuda.get_device_name() if cuda else cpu_name(), max(read, copied), multiplied)
 
 
 def prediction(case: Case, device: Device, element: int, changed: float = 0.0) -> dict[str, float]:

@@ -9,25 +9,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from dycoke_lab import prune
+from dycoke_lab import prune, whole_cache
 from dycoke_lab.attention import Call
-from dycoke_lab.cache import (
-    WaitingLayer,
-    allow_copies,
-    allow_going_back,
-    close,
-    give_room,
-    refuse_copies,
-    refuse_going_back,
-    report_whole_length,
-    take_room,
-    tell_of_rearranging,
-    tell_of_rearranging_no_more,
-)
+from dycoke_lab.cache import WaitingLayer
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.fetch import Moves, exchange, exchange_at_hand, rows_to_fetch, rows_to_swap
 from dycoke_lab.layout import VisualLayout, left_packed, take
-from dycoke_lab.methods import Method, Step, method_of
+from dycoke_lab.methods import METHODS, Method, Step, check_choice, method_of
 from dycoke_lab.prompt import causal, columns_of, without_merged
 from dycoke_lab.prune import keep_counts, last_query_attention
 
@@ -155,6 +143,8 @@ class Generation:
         chosen = self.method.select(step)
         if chosen is None:
             return
+        if type(self.method) not in METHODS.values():
+            check_choice(chosen, step, self.method)
         self.selected = chosen
         if self.method.in_prefill:
             whole = chosen.new_ones(len(chosen), self.length)
@@ -207,21 +197,21 @@ class Generation:
 
     def _hold(self, cache: Cache) -> None:
         """Give pruned layers the power to hold tokens back, and those before them room."""
-        give_room(cache, range(self.config.score_layer))
+        whole_cache.give_room(cache, range(self.config.score_layer))
         for number in self.pruned:
             old: Any = cache.layers[number]
             cache.layers[number] = WaitingLayer(old, self.length, self.config.waiting)
         self.layers = [cache.layers[number] for number in self.pruned]  # type: ignore[misc]
-        refuse_going_back(cache, self.layers[0])
+        whole_cache.refuse_going_back(cache, self.layers[0])
 
     def finish_step(self, cache: Cache) -> None:
         """After the prefill: have the cache tell the whole prompt's length, and pruned layers hold tokens back."""
         if self.decoding or self.layers or not self.compresses:
             return
-        refuse_copies(cache)
-        tell_of_rearranging(cache, self.rearrange, len(self.available))
+        whole_cache.refuse_copies(cache)
+        whole_cache.tell_of_rearranging(cache, self.rearrange, len(self.available))
         if self.length != self.layout.length:
-            report_whole_length(cache, self.layout.length - self.length)
+            whole_cache.report_whole_length(cache, self.layout.length - self.length)
         if self.active and not self.method.in_prefill:
             self._hold(cache)
             self._select()
@@ -246,14 +236,14 @@ class Generation:
         for number, layer in enumerate(cache.layers):
             if isinstance(layer, WaitingLayer):
                 cache.layers[number] = layer.whole(self.active[0] if layer.evicted else self.order)  # type: ignore[index,arg-type]
-        take_room(cache)
-        allow_going_back(cache)
-        tell_of_rearranging_no_more(cache)
+        whole_cache.take_room(cache)
+        whole_cache.allow_going_back(cache)
+        whole_cache.tell_of_rearranging_no_more(cache)
         evicted = self.config.prune_ratio and self.active and self.evicts
         if evicted or self.length != self.layout.length:
-            close(cache)
+            whole_cache.close(cache)
         else:
-            allow_copies(cache)
+            whole_cache.allow_copies(cache)
 
     def shorten(self, args: tuple[Any, ...], inputs: dict[str, Any], first: bool) -> tuple[Any, dict[str, Any]] | None:
         """A decoder layer's inputs in the prefill, without the tokens a method drops there already (FastV). first: whether it is

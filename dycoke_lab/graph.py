@@ -17,9 +17,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from dycoke_lab.apply import generation_of
 from dycoke_lab.attention import Call, watched, watching
-from dycoke_lab.cache import RoomLayer, give_room
+from dycoke_lab.cache import RoomLayer
 from dycoke_lab.generation import Generation
 from dycoke_lab.models import decoder_of
+from dycoke_lab.whole_cache import give_room
 
 WARM = 3  # steps before the capture, in which libraries allocate what they need
 CARRIED = ("scores", "selected", "order")  # what a step of dynamic pruning leaves for the next

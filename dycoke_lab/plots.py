@@ -119,7 +119,7 @@ def by_position(table: pd.DataFrame, title: str, methods: Sequence[str], columns
     for (i, j), ax in np.ndenumerate(axes):
         here = parts[(parts[columns] == across[j]) & (parts[rows].isin([0.0, down[i]]))]
         for number, method in enumerate(methods):
-            line, name = here[here["method"] == method], METHOD_NAMES[method]
+            line, name = here[here["method"] == method], METHOD_NAMES.get(method, method)
             where = line["scene"] + 0.05 * (number - len(methods) / 2)
             spread = [100 * (line["mean"] - line["low"]), 100 * (line["high"] - line["mean"])]
             ax.errorbar(where, 100 * line["mean"], spread, color=METHOD_COLOURS[name], label=name, marker="o", markersize=4,

@@ -26,7 +26,13 @@ def provenance() -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
-        "hardware": {"cpu": _cpu(), "cores": os.cpu_count(), "gpu": _gpu(), "threads": torch.get_num_threads()},
+        "hardware": {
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "gpu": _gpu(),
+            "threads": torch.get_num_threads(),
+            "load": os.getloadavg()[0],
+        },  # processes that ran in the minute before
     }
 
 
@@ -55,7 +61,7 @@ def _commit() -> str:
     return commit + ("-dirty" if changed.strip() else "")
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] \
         if info.exists() else []  # fmt: skip

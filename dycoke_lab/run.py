@@ -91,6 +91,7 @@ def differing(full: str, compressed: str) -> tuple[int, str]:
 def comparison(full: Answer, compressed: Answer, config: DyCokeConfig) -> str:
     """Two answers as a text for a terminal."""
     count, shown = differing(full.text, compressed.text)
+    name = "DyCoke" if config.method == "dynamic" else str(config.method)
     by = f"K={config.merge_ratio:g}, L={config.score_layer}, P={config.prune_ratio:g}, {config.method}"
     rows = [
         ("visual tokens in the prompt", full.left, compressed.left),
@@ -101,6 +102,6 @@ def comparison(full: Answer, compressed: Answer, config: DyCokeConfig) -> str:
     ]
     table = "\n".join(f"{name:<38}{a:>14}{b:>14}" for name, a, b in rows)
     return (
-        f"full cache: {full.text}\nDyCoke:     {shown}\n{count} of {len(full.text.split())} words differ ({by})\n\n"
-        f"{'':<38}{'full cache':>14}{'DyCoke':>14}\n{table}"
+        f"full cache: {full.text}\n{name + ':':<11} {shown}\n{count} of {len(full.text.split())} words differ ({by})\n\n"
+        f"{'':<38}{'full cache':>14}{name:>14}\n{table}"
     )

@@ -48,6 +48,10 @@ class Cell:
     gate: float = 0.9
     merge_threshold: float | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, str):
+            raise TypeError(f"method={self.method!r} must be a name, by which rows are known: add yours to dycoke_lab.METHODS")
+
     def config(self) -> DyCokeConfig:
         pruned = self.method != "full"
         return DyCokeConfig(
@@ -97,8 +101,12 @@ def run(cells: list[Cell], videos: int, out: Path, progress: bool = True) -> pd.
     """Run what `out` does not hold yet and return all its rows. `videos` is for each specimen and question."""
     if videos < len(SCENES):
         raise ValueError(f"videos={videos} must be at least {len(SCENES)}: one for each number of scenes")
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     path, about = out / ROWS, out / "provenance.json"
+    record: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {"videos": videos, "runs": []}
+    if record["videos"] != videos:
+        raise ValueError(f"{out} holds a run of {record['videos']} videos, not {videos}: choose another folder")
     done: set[str] = set()
     if path.exists():  # a kill may have left part of a cell, or of a line
         lines = path.read_text()
@@ -114,9 +122,6 @@ def run(cells: list[Cell], videos: int, out: Path, progress: bool = True) -> pd.
         raise FileExistsError(f"{out} holds a finished run: choose another folder with --out, or delete this one")
     todo = [cell for cell in cells if _key(cell) not in done]
     if todo:
-        record: dict[str, Any] = json.loads(about.read_text()) if about.exists() else {"videos": videos, "runs": []}
-        if record["videos"] != videos:
-            raise ValueError(f"{out} holds a run of {record['videos']} videos, not {videos}: choose another folder")
         record["runs"].append({**provenance(), "cells": len(todo)})
         replace_text(about, json.dumps(record, indent=1) + "\n")
     seed, model = None, None

@@ -125,7 +125,7 @@ def readme_table(table: pd.DataFrame) -> str:
             setting = (merge, 0.0 if method == "full" else prune, method)
             mean, low, high = 100 * cells.loc[(*setting, "words")]
             texts.append(f"{mean:.1f} [{low:.1f}, {high:.1f}] / {100 * cells.loc[(*setting, 'exact'), 'mean']:.0f}")
-        name = METHOD_NAMES[method] + (" on the merged tokens" if method == "full" else "")
+        name = METHOD_NAMES.get(method, method) + (" on the merged tokens" if method == "full" else "")
         lines.append(f"| {f'**{name}**' if method == 'dynamic' else name} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 

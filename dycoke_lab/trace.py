@@ -17,7 +17,7 @@ from dycoke_lab.layout import Grid
 HEAD_MEAN = "mean"
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """One generation's attention over its visual tokens.
 
@@ -40,6 +40,10 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.attention)
+
+    def __repr__(self) -> str:
+        sizes = tuple(self.attention[0].shape) if self.attention else ()
+        return f"Trace of {len(self)} steps, each (layers, heads, batch, visual) = {sizes}; videos {self.videos}"
 
     def stack(self, layer: int, sample: int = 0) -> Tensor:
         """(steps, visual) attention of one layer and sample, mean over the heads captured."""

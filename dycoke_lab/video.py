@@ -163,6 +163,8 @@ def _checked(array: NDArray[Any]) -> Frames:
 
 def prompt(processor: Any, video: Video, question: str) -> Any:
     """The model's inputs for one question about one video, through the chat template and transformers' own processor."""
+    if not isinstance(video, Video):
+        raise TypeError(f"video is a {type(video).__name__}: give what read_video(...) returns")
     return chat(processor, [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": question}]}])
 
 

@@ -64,6 +64,8 @@ def select(
         return [{alive[math.ceil(b * len(alive) / count)] for b in range(count)}] * (len(scores) - 1)
     if method == "oracle":
         return [choose(noise, alive, share)] * (len(scores) - 1)
+    if method not in ("dynamic", "reference_code"):
+        raise ValueError(f"method={method!r}: say here what it chooses")
     chosen: list[set[int]] = []
     for t in range(1, len(scores)):
         similar = t > 1 and cosine(scores[t], scores[t - 1]) >= gate

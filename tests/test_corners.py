@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from dycoke_lab import DyCoke, capture_attention
 from dycoke_lab.apply import generation_of, score_layer_for
+from dycoke_lab.methods import Method
 from dycoke_lab.shapes import TEXT, build, prompt
 
 PRUNING = dict(prune_ratio=0.7, score_layer=2, gate=2.0)
@@ -332,6 +333,35 @@ def test_an_error_in_a_forward_pass_leaves_nothing_running(tiny):
         from dycoke_lab.apply import _ACTIVE
 
         assert generation is not None and _ACTIVE[tiny].now is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (lambda step: step.available, r"chose \[80\] tokens, but step.counts is \[24\]: choose as many, or set exact=False"),
+        (lambda step: torch.ones_like(step.available), "chose tokens that merging took away"),
+        (
+            lambda step: step.scores,
+            r"must return a boolean tensor .*, here \(1, 128\), or None; it returned torch.float",
+        ),
+        (lambda step: step.available[0], r"it returned torch.bool, \(128,\)"),
+        (lambda step: [3, 4], "it returned list"),
+    ],
+)
+def test_what_a_method_of_ones_own_may_not_choose_is_named(tiny, chosen, message):
+    class Own(Method):
+        def select(self, step):
+            return chosen(step) if step.number else None
+
+    with pytest.raises(ValueError, match=message), DyCoke(merge_ratio=0.5, **PRUNING, method=Own())(tiny):
+        words(tiny, inputs_of(tiny))
+
+
+def test_a_context_without_a_model_says_how_it_is_written(tiny):
+    with pytest.raises(TypeError, match=r"write `with DyCoke\(...\)\(model\)"), DyCoke():
+        pass
+    with pytest.raises(TypeError, match="config is a LlavaOnevisionForConditionalGeneration: write"):
+        DyCoke(tiny)
 
 
 def test_a_part_of_a_model_is_named(tiny):

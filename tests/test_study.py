@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dycoke_lab import study
+from dycoke_lab.methods import Random
 from dycoke_lab.specimen.build import build_model
 from dycoke_lab.specimen.tasks import make_task
 from dycoke_lab.study import Cell, answer, evaluate, run, sweep
@@ -41,6 +42,11 @@ def test_the_sweep_has_each_setting_once():
     assert all(cell.config() for cell in cells)
 
 
+def test_a_cell_is_known_by_the_name_of_its_method():
+    with pytest.raises(TypeError, match="must be a name, by which rows are known"):
+        Cell(0, "describe", 0.5, 0.7, 3, Random())
+
+
 def test_a_run_that_was_killed_goes_on_and_a_finished_one_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "load_model", lambda name, seed: (build_model(width=32, layers=4).eval(), None))
     cells = [Cell(0, "describe", k, 0.0, 0, "full") for k in (0.0, 0.5)]
@@ -50,6 +56,11 @@ def test_a_run_that_was_killed_goes_on_and_a_finished_one_stays(tmp_path, monkey
     path.write_text(path.read_text()[:-40])  # in the middle of the last cell's last line
     again = run(cells, 4, tmp_path / "cut", progress=False)
     assert len(again) == len(whole) == 8 and again.groupby("cell")["video"].nunique().eq(4).all()
+    with pytest.raises(ValueError, match="holds a run of 4 videos, not 8"):
+        run(cells, 8, tmp_path / "cut", progress=False)
+    assert len(study.read_rows(tmp_path / "cut")) == 8  # a refusal touches nothing
+    path.write_text(path.read_text()[:9])  # in the middle of its first line
+    assert len(run(cells, 4, tmp_path / "cut", progress=False)) == 8
     study.pack_rows(tmp_path / "cut")
     assert len(study.read_rows(tmp_path / "cut")) == 8
     with pytest.raises(FileExistsError, match="finished run"):

@@ -44,6 +44,10 @@ def test_saved_and_loaded_is_the_same(trace, tmp_path):
     assert Trace.load(tmp_path / "P=0.7").words == again.words and (tmp_path / "P=0.9.json").exists()
 
 
+def test_a_trace_is_short_to_look_at(trace):
+    assert repr(trace).startswith("Trace of 3 steps, each (layers, heads, batch, visual) = (4, 1, 2, 128); videos")
+
+
 def test_an_empty_trace_says_what_to_do(model):
     with capture_attention(model) as trace:
         pass

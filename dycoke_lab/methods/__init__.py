@@ -1,6 +1,6 @@
 """Selection methods, one registry: DyCoke's parts, one-shot baselines, controls, and an oracle."""
 
-from dycoke_lab.methods.base import Method, Step
+from dycoke_lab.methods.base import Method, Step, check_choice
 from dycoke_lab.methods.controls import KeepFirst, KeepNone, Random, Uniform
 from dycoke_lab.methods.dynamic import Dynamic
 from dycoke_lab.methods.fastv import FastV
@@ -28,4 +28,4 @@ def method_of(named: str | Method) -> Method:
     return METHODS[named]() if isinstance(named, str) else named
 
 
-__all__ = [*(cls.__name__ for cls in METHODS.values()), "METHODS", "Method", "Step", "method_of"]
+__all__ = [*(cls.__name__ for cls in METHODS.values()), "METHODS", "Method", "Step", "check_choice", "method_of"]

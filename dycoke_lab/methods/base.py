@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -35,7 +36,8 @@ class Method:
 
     in_prefill: what step 0 selects already holds for the prompt itself (FastV); else from the first decoding step.
     exact: it always selects as many as `counts` says; else each selection has to be counted, for which a GPU must be waited for.
-    returns: tokens not selected wait and can come back; else they are evicted and their memory is freed.
+    returns: tokens not selected wait and can come back; else they are evicted and their memory is freed, so that `select` is not
+        asked again once it has chosen.
     """
 
     in_prefill: bool = False
@@ -43,5 +45,21 @@ class Method:
     exact: bool = True
 
     def select(self, step: Step) -> Bool[Tensor, "batch visual"] | None:
-        """The tokens to attend to from this step on; None changes nothing."""
+        """The tokens to attend to from this step on, some of those `available`; None changes nothing."""
         raise NotImplementedError
+
+
+def check_choice(chosen: Any, step: Step, method: Method) -> None:
+    """Raise ValueError, saying what is wrong, for a choice that a method of one's own may not make. Looks at the numbers, for which
+    a GPU is waited for; the methods in METHODS are tested instead."""
+    name, shape = f"{type(method).__name__}.select", tuple(step.available.shape)
+    if not isinstance(chosen, Tensor) or chosen.dtype != torch.bool or chosen.shape != shape:
+        got = f"{chosen.dtype}, {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
+        raise ValueError(f"{name} must return a boolean tensor (batch, visual), here {shape}, or None; it returned {got}")
+    if (chosen & ~step.available).any():
+        raise ValueError(f"{name} chose tokens that merging took away: it may choose among step.available")
+    counts = chosen.sum(1)
+    if method.exact and not torch.equal(counts, step.counts):
+        raise ValueError(
+            f"{name} chose {counts.tolist()} tokens, but step.counts is {step.counts.tolist()}: choose as many, or set exact=False"
+        )

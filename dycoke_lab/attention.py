@@ -103,7 +103,8 @@ def has_flat_masks(language_model: Any) -> bool:
 
 def check_watched(language_model: Any) -> None:
     """Raise RuntimeError if its attention implementation was changed meanwhile, so that watchers see nothing."""
-    if language_model.config._attn_implementation != _CONFIGS[id(language_model.config)].wrapper:
+    state = _CONFIGS.get(id(language_model.config))
+    if state is None or language_model.config._attn_implementation != state.wrapper:
         raise RuntimeError(
             f"the attention implementation was set to {language_model.config._attn_implementation!r} inside a dycoke_lab context: "
             "set it before entering"

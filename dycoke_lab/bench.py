@@ -26,6 +26,7 @@ from dycoke_lab.shapes import SHAPES, build, encode
 from dycoke_lab.trial import Trial
 
 ROWS = "rows.jsonl"
+BUSY = 0.5  # processes that ran, on average, in the minute before
 DTYPES = ("float32", "bfloat16", "float16")
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 Row = dict[str, Any]
@@ -66,12 +67,15 @@ def run(
     cuda = device.startswith("cuda")
     if cuda and torch.device(device).index is not None:
         torch.cuda.set_device(device)
+    before = provenance()  # what the machine is busy with is asked before it is kept busy
     peak = asdict(measured(device, kind))
     if record["runs"] and record["runs"][-1]["peak"]["name"] != peak["name"]:
         raise ValueError(
             f"{out} holds a run on {record['runs'][-1]['peak']['name']}, this is {peak['name']}: choose another folder with --out"
         )
-    record["runs"].append({**provenance(), "peak": peak})
+    record["runs"].append({**before, "peak": peak})
+    if progress and record["runs"][-1]["hardware"]["load"] > BUSY:
+        tqdm.write("This machine does something else, too: times and their ratios are not to be trusted, even of steps in turns")
     number = len(record["runs"]) - 1
     replace_text(about, json.dumps(record, indent=1) + "\n")
     groups = _same_job(todo)

@@ -21,6 +21,7 @@ def make_study(videos: int, folder: Path | None = None) -> Path:
     """Execute all notebooks, write figures, tables and labbook.html into a new folder, print the headline table."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the kernels: a specimen is too small for threads to help
     folder = folder or new_folder("study")
+    print(f"Results go to {folder}")
     executed = []
     for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         print(f"{path.stem.replace('_', ' ')}", flush=True)

@@ -52,7 +52,7 @@ class _Recorder:
     def __init__(self, model: Any, finder: VideoFinder, trace: Trace, heads: str, depth: int) -> None:
         self.model, self.finder, self.trace, self.heads, self.depth = model, finder, trace, heads, depth
         self.layout: VisualLayout | None = None
-        self.before = 0  # columns before the prompt that the layout tells of
+        self.columns = torch.empty(0)  # of the layout, after those that the cache held before
         self.cache: ref[Cache] | None = None  # of the generation in the trace
         self.records = False  # whether this call is part of it
         self.rows: list[tuple[Tensor, Tensor]] = []
@@ -64,7 +64,7 @@ class _Recorder:
         cache = inputs.get("past_key_values")
         before = int(cache.get_seq_length()) if cache is not None else 0
         if self.finder.layout is not None:
-            self.layout, self.before = self.finder.layout, before
+            self.layout, self.columns = self.finder.layout, self.finder.layout.columns + before
             self.cache = None if cache is None else ref(cache)
             self.trace.start(self.layout.videos)
         self.records = self.finder.layout is not None or (cache is not None and self.cache is not None and self.cache() is cache)
@@ -87,7 +87,7 @@ class _Recorder:
         attention = attention.mean(1, keepdim=True) if self.heads == "mean" else attention
         generation = current_generation(self.model)
         if generation is None:
-            columns, there, total = self.layout.columns + self.before, self.layout.real, self.seen
+            columns, there, total = self.columns, self.layout.real, self.seen
         else:
             columns, there, total = generation.where(call)
         if (gone := total - call.key.shape[2]) > 0:  # a sliding window's first columns; a static cache has columns to come

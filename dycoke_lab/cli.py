@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options.do(options)
     except KeyboardInterrupt:
-        raise SystemExit(130) from None  # as a shell has it; what goes on after an interruption has been saved
+        print("\nInterrupted. What was finished is saved (of a bench, whole rounds).", file=sys.stderr)
+        raise SystemExit(130) from None  # as a shell has it
     except BrokenPipeError:
         raise SystemExit(141) from None  # the reader has seen enough
     except (OSError, TypeError, ValueError) as error:

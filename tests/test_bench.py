@@ -339,13 +339,20 @@ def test_the_readme_says_what_the_rows_say():
         return "{:.2f} [{:.2f}, {:.2f}]".format(*found) if found else ""
 
     for name, case in (
-        ("DyCoke, K=0.7 P=0.7", "dycoke K=0.7 P=0.7"), ("DyCoke, K=0.5 P=0.7", "dycoke K=0.5 P=0.7"),
+        ("DyCoke, K=0.7 P=0.7", "dycoke K=0.7 P=0.7"), ("the same, chosen anew", "dycoke K=0.7 P=0.7 gate 2"),
+        ("DyCoke, K=0.5 P=0.7", "dycoke K=0.5 P=0.7"), ("the same, chosen anew", "dycoke K=0.5 P=0.7 gate 2"),
+        ("DyCoke's merging alone, K=0.7", "merge K=0.7"), ("DyCoke's merging alone, K=0.5", "merge K=0.5"),
         ("FastV, P=0.7", "fastv K=0 P=0.7"),
         ("one-shot, last query, P=0.7", "one-shot K=0 P=0.7"), ("full cache, looked at by `capture_attention`", "capture"),
     ):  # fmt: skip
         cells = [shown(lines[case][of]) for of in ("prefill / full", "step / full", "step / cut")]
         cells.append(f"{lines[case]['held'] / lines['full']['held']:.2f}")
         assert f"| {name} | {' | '.join(cells)} |".replace("|  |", "| |") in readme
+    (vision,) = (line["vision"] for line in lines.values() if "vision" in line)
+    full, ours = lines["full"], lines["dycoke K=0.7 P=0.7"]
+    whole = (vision + full["total"]) / (vision + ours["total"])
+    assert f"{vision / full['prefill']:.1f} times as long as reading the whole prompt" in readme
+    assert f"DyCoke at K=0.7 is {whole:.2f} times as fast from the frames to the {full['new_tokens']}th word" in readme
     short = [line for folder in ("floor-1-frame-cpu", "floor-2-frames-cpu") for line in report.table(BENCH / folder)]
     steps = [line["step / full"][0] for line in short if "gate 2" in line["case"]]
     assert f"a step takes {min(steps):.3f} to {max(steps):.3f} of one with the full cache" in readme

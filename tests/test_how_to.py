@@ -9,6 +9,7 @@ import pytest
 from test_methods import CASES, compare_with_the_oracle
 
 from dycoke_lab import DyCoke
+from dycoke_lab.methods import METHODS
 from dycoke_lab.models import ADAPTERS, HOW_TO
 from dycoke_lab.provenance import ROOT
 
@@ -38,12 +39,19 @@ def test_the_how_to_adds_a_family(tmp_path, monkeypatch):
         sys.modules.pop(name.removesuffix(".py"))
 
 
-def test_the_readmes_example_runs(monkeypatch):
+def test_the_readmes_examples_run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(ROOT)
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    example, own = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     space: dict = {}
     exec(example, space)
     words = space["processor"].batch_decode(space["answer"][:, space["inputs"]["input_ids"].shape[1] :], skip_special_tokens=True)
     assert len(words[0].split()) > 12
     (named,) = re.findall(r"trace.to_frame\(\)  # (.*)", example)
-    assert set(named.split(", ")) <= set(space["trace"].to_frame().columns)
+    assert set(named.split(", ")) == set(space["frame"].columns)
+    assert words[0] in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    try:
+        exec(own, {"__name__": "__main__"})
+    finally:
+        METHODS.pop("least_attended", None)
+    assert "least_attended" in capsys.readouterr().out and (tmp_path / "runs" / "least-attended" / "rows.csv").exists()

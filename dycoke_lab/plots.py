@@ -100,8 +100,7 @@ def lines(table: pd.DataFrame, x: str, y: str, hue: str | None, title: str, xlab
         ax.fill_between(group[x], group["low"], group["high"], color=colour, alpha=0.2, linewidth=0)
     if chance is not None:
         ax.axhline(chance, color="0.4", linestyle="--", linewidth=1)
-        ax.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.4",
-                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})  # fmt: skip
+        ax.annotate("chance", (1.01, chance), xycoords=("axes fraction", "data"), va="center", color="0.4")
     if hue is not None:
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title=options.get("legend"))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -48,7 +48,8 @@ class DyCoke:
         """Compress every generation of `model` inside this context; afterwards the model is as before.
 
         Raises TypeError for a model of an unsupported family, ValueError for settings the model cannot have, RuntimeError for a
-        model that is inside a DyCoke context already. Threads may generate at once, each with caches of its own.
+        model that is inside a DyCoke context already. With SDPA or eager, threads may generate at once,
+        each with caches of its own.
         Caches made inside keep what merging and eviction left; waiting tokens are put back when it ends.
         """
         decoder = decoder_of(model)
@@ -141,12 +142,14 @@ class _Session:
         layout, self.finder.layout = self.finder.layout, None
         if layout is None:
             self.now = self.generations.get(cache) if cache is not None else None
+            if self.pruned and self.now and torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()):
+                raise RuntimeError("pruning writes the cache in place, and has no gradients: decode under torch.no_grad()")
             if self.now and self.now.compresses and self.finder.brings and isinstance(inputs.get("attention_mask"), dict):
                 raise ValueError(
                     "a picture in a later turn is not supported for this model, whose images see all of themselves: give it in the "
                     "first turn, or start from the whole conversation"
                 )
-            return args, self.now.decode(inputs, self.finder.padding) if self.now else inputs
+            return args, self.now.decode(inputs, self.finder.padding, self.finder.brings) if self.now else inputs
         if self.config.prune_ratio and cache is None:
             raise ValueError(
                 "prune_ratio > 0 prunes a KV cache: call generate, or give past_key_values=DynamicCache(config=...), or set "

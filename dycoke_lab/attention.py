@@ -97,7 +97,7 @@ def watched(language_model: Any) -> int:
 
 
 def has_flat_masks(language_model: Any) -> bool:
-    """Whether its kernel's masks are (batch, keys), as FlashAttention's. To be asked before someone watches."""
+    """Whether its kernel's masks are (batch, keys), as FlashAttention's."""
     return ALL_MASK_ATTENTION_FUNCTIONS.get(language_model.config._attn_implementation) is flash_attention_mask
 
 

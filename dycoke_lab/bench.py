@@ -69,10 +69,10 @@ def run(
         torch.cuda.set_device(device)
     before = provenance()  # what the machine is busy with is asked before it is kept busy
     peak = asdict(measured(device, kind))
-    if record["runs"] and record["runs"][-1]["peak"]["name"] != peak["name"]:
-        raise ValueError(
-            f"{out} holds a run on {record['runs'][-1]['peak']['name']}, this is {peak['name']}: choose another folder with --out"
-        )
+    for last in record["runs"][-1:]:
+        name = last["hardware"]["cpu"] if last["peak"]["name"] == "this CPU" else last["peak"]["name"]  # as older runs have it
+        if name != peak["name"]:
+            raise ValueError(f"{out} holds a run on {name}, this is {peak['name']}: choose another folder with --out")
     record["runs"].append({**before, "peak": peak})
     if progress and record["runs"][-1]["hardware"]["load"] > BUSY:
         tqdm.write("This machine does something else, too: times and their ratios are not to be trusted, even of steps in turns")

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         grid.add_argument("--videos", type=_at_least(4), default=videos, help=f"for each setting (default {videos})")
         grid.add_argument("--threads", type=_at_least(0), default=0, help="CPU threads (default: torch's choice)")
         grid.add_argument("--out", type=Path, help=f"default data/results/{name}/seed-SEED")
-        grid.set_defaults(do=_grid, name=name)
+        grid.set_defaults(do=_grid, name=name, saved="Whole settings are saved; the same command goes on.")
 
     summary = commands.add_parser("summary", help="tables and picture of the committed grids; prints the README's table")
     summary.set_defaults(do=_summary)
@@ -58,12 +58,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         options.do(options)
     except KeyboardInterrupt:
-        print("\nInterrupted. What was finished is saved (of a bench, whole rounds).", file=sys.stderr)
+        print(f"\nInterrupted. {getattr(options, 'saved', '')}", file=sys.stderr)
         raise SystemExit(130) from None  # as a shell has it
-    except BrokenPipeError:
-        raise SystemExit(141) from None  # the reader has seen enough
-    except (OSError, TypeError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
+    except (OSError, ValueError) as error:  # a broken pipe: the reader has seen enough
+        raise SystemExit(141 if isinstance(error, BrokenPipeError) else f"error: {error}") from error
 
 
 def _at_least(least: int) -> Callable[[str], int]:
@@ -148,7 +146,7 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument("--repeats", type=_at_least(1), default=3, help="rounds of all cases (default 3)")
     bench.add_argument("--threads", type=_at_least(0), default=0, help="CPU threads (default: torch's choice)")
     bench.add_argument("--out", type=Path, help="default data/results/bench/SHAPE-DEVICE")
-    bench.set_defaults(do=_bench)
+    bench.set_defaults(do=_bench, saved="Whole rounds are saved; the same command goes on.")
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -179,8 +177,7 @@ def _bench(options: argparse.Namespace) -> None:
         bench.run(found, options.repeats, out, options.device, dtype, options.minutes)
     except (AssertionError, RuntimeError) as error:  # torch asserts that it was built for CUDA
         raise SystemExit(f"error: {error}") from error
-    print(report.summary(out))
-    print(f"\nRows and provenance: {out}")
+    print(f"{report.summary(out)}\n\nRows and provenance: {out}")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -192,7 +189,10 @@ def _run(options: argparse.Namespace) -> None:
         merge_ratio=options.merge_ratio, prune_ratio=options.prune_ratio, score_layer=layer, method=options.method
     )
     video = read_video(options.video, options.frames, options.fps)
-    model, processor = load_model(options.model, options.seed, options.dtype, options.device, options.attention)
+    try:
+        model, processor = load_model(options.model, options.seed, options.dtype, options.device, options.attention)
+    except TypeError as error:  # a family without an adapter
+        raise SystemExit(f"error: {error}") from error
     if options.score_layer is None:
         config = replace(config, score_layer=score_layer_for(model))
     inputs = prompt(processor, video, options.question)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -43,17 +44,17 @@ class DyCokeConfig:
         from dycoke_lab.methods import METHODS, Method
 
         check_merge(self.merge_ratio, self.merge_threshold, self.window, self.merge, "merge_threshold")
-        if isinstance(self.prune_ratio, str) or not 0 <= self.prune_ratio < 1:
+        if not isinstance(self.prune_ratio, Real) or not 0 <= self.prune_ratio < 1:
             raise ValueError(f"prune_ratio={self.prune_ratio!r} must be at least 0 and below 1: the share that waits")
         if type(self.score_layer) is not int or self.score_layer < 1:
             raise ValueError(f"score_layer={self.score_layer!r} must be a whole number from 1: layer 0 is never pruned")
-        if isinstance(self.gate, str) or not -1 <= self.gate <= 2:
+        if not isinstance(self.gate, Real) or not -1 <= self.gate <= 2:
             raise ValueError(f"gate={self.gate!r} must lie between -1 (never reselect) and 2 (always reselect)")
         if self.waiting not in ("device", "host", "nowhere"):
             raise ValueError(f"waiting={self.waiting!r} must be 'device', 'host' or 'nowhere'")
         if self.positions not in ("original", "repacked"):
             raise ValueError(f"positions={self.positions!r} must be 'original' or 'repacked'")
-        if not isinstance(self.method, Method) and self.method not in METHODS:
+        if not isinstance(self.method, Method) and (not isinstance(self.method, str) or self.method not in METHODS):
             raise ValueError(f"method={self.method!r} must be one of {', '.join(METHODS)}, or a Method object")
 
     @property
@@ -67,9 +68,9 @@ class DyCokeConfig:
 
 def check_merge(ratio: float | None, threshold: float | None, window: int, merge: str, name: str = "threshold") -> None:
     """Raise ValueError, naming the argument, for settings that temporal merging cannot run with."""
-    if threshold is None and (ratio is None or isinstance(ratio, str) or not 0 <= ratio <= 1):
+    if threshold is None and (not isinstance(ratio, Real) or not 0 <= ratio <= 1):
         raise ValueError(f"merge_ratio={ratio!r} must lie between 0 (merge nothing) and 1, or give {name} instead")
-    if threshold is not None and (isinstance(threshold, str) or not -1 <= threshold <= 1):
+    if threshold is not None and (not isinstance(threshold, Real) or not -1 <= threshold <= 1):
         raise ValueError(f"{name}={threshold!r} is a cosine similarity: it must lie between -1 and 1")
     if not isinstance(window, int) or window < 2:
         raise ValueError(f"window={window} must be a whole number of frames from 2")

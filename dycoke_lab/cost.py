@@ -45,7 +45,7 @@ def columns(case: Case) -> Columns:
     compared = sum(reference is not None for reference in references(case.frames, 4))
     visual = case.frames * per_frame - compared * (per_frame - retained_count(per_frame, case.merge_ratio))
     kept = 0 if case.method == "keep_none" else int(keep_counts(torch.ones(1, visual, dtype=torch.bool), case.prune_ratio))
-    pruned = shape.layers - case.score_layer if case.prune_ratio else 0
+    pruned = shape.layers - case.score_layer if case.prune_ratio and case.method != "merge" else 0
     waits = case.returns and case.waiting == "device"
     return Columns(visual, words_around(case.shape), kept, pruned, compared * per_frame if case.merge_ratio else 0, waits)
 

@@ -15,8 +15,8 @@ from dycoke_lab.cache import WaitingLayer
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.fetch import Moves, exchange, exchange_at_hand, rows_to_fetch, rows_to_swap
 from dycoke_lab.layout import VisualLayout, left_packed, take
-from dycoke_lab.methods import METHODS, Method, Step, check_choice, method_of
-from dycoke_lab.prompt import causal, columns_of, without_merged
+from dycoke_lab.methods import BUILT_IN, Method, Step, check_choice, method_of
+from dycoke_lab.prompt import causal, columns_of, moved_by, without_merged
 from dycoke_lab.prune import keep_counts, last_query_attention
 
 
@@ -29,15 +29,8 @@ class Generation:
     each of them after merging. selected: (batch, visual), what pruned layers attend to; None: all available.
     """
 
-    def __init__(
-        self,
-        config: DyCokeConfig,
-        layout: VisualLayout,
-        pruned: list[int],
-        window: int = 0,
-        extras: Any = None,
-        flash: bool = False,
-    ) -> None:
+    def __init__(self, config: DyCokeConfig, layout: VisualLayout, pruned: list[int], window: int = 0, extras: Any = None,
+                 flash: bool = False) -> None:  # fmt: skip
         self.config, self.layout, self.pruned, self.window = config, layout, pruned, window
         self.extras, self.flash = extras, flash
         self.method: Method = method_of(config.method)
@@ -47,9 +40,10 @@ class Generation:
         self.columns = layout.columns
         self.length = layout.length  # columns of the prompt after merging
         self.real: Tensor | None = None  # (batch, length), False where a column is padding; None: none is
-        self.last: Tensor | None = None  # (..., batch, 1), the position of the prompt's last token, after merging
+        self.last: Tensor | None = None  # (..., batch, 1), the position of the prompt's last token, or of a later picture's
         self.shift: Tensor | None = None  # the same size: by how much later positions differ from the whole prompt's
         self.seen = layout.length  # columns so far, of the whole prompt and what came after
+        self.known = layout.length  # the column after that of `last`
         self.number = -1
         self.scores: Tensor | None = None
         self.selected: Tensor | None = None
@@ -81,8 +75,8 @@ class Generation:
             self._prepare_to_prune()
         return inputs
 
-    def decode(self, inputs: dict[str, Any], padding: Tensor | None) -> dict[str, Any]:
-        """The language model's inputs at a later step, on the cache that the prefill left."""
+    def decode(self, inputs: dict[str, Any], padding: Tensor | None, brings: bool = False) -> dict[str, Any]:
+        """The language model's inputs at a later step, on the cache that the prefill left. brings: whether with a picture."""
         self.decoding = True
         embeds = inputs["inputs_embeds"]
         count = embeds.shape[1]
@@ -90,8 +84,6 @@ class Generation:
         self.seen = start + count
         if self.static or not self.compresses:
             return inputs
-        if self.config.prune_ratio and embeds.requires_grad:
-            raise RuntimeError("pruning writes the cache in place, and has no gradients: decode under torch.no_grad()")
         if padding is not None and padding.shape[1] != self.seen:
             raise ValueError(
                 f"attention_mask is {padding.shape[1]} long, but {self.seen} tokens have been read with this cache (merged ones "
@@ -99,7 +91,9 @@ class Generation:
             )
         new = slice(self.layout.length, None)
         if padding is not None and (count > 1 or prune.free_to_look(padding.device)):
-            self.gaps = self.gaps or not bool(padding[:, -count:].all())
+            self.gaps = not bool(padding[:, new].all())
+        if self.gaps and padding is None:
+            raise ValueError("an earlier attention_mask had padding after the prompt: go on giving it")
         mask = None  # as long as nothing is padding; stock would look for padding at each step, and have a GPU wait for it
         if self.real is not None or self.gaps:
             shape = len(embeds), self.seen - self.layout.length
@@ -108,12 +102,15 @@ class Generation:
             mask = torch.cat([prompt, later], 1)
         changes: dict[str, Any] = {"attention_mask": mask}
         given = inputs.get("position_ids")  # in the whole prompt's count
-        if given is not None and self.shift is not None:
-            changes["position_ids"] = given + self.shift
-        elif given is None and self.merged:
-            after = torch.arange(1 + start - self.layout.length, 1 + self.seen - self.layout.length, device=embeds.device)
+        # several for each token are made from what the model remembers of the prompt before, unless there is a picture
+        if given is not None and (given.ndim == 2 or brings):
+            changes["position_ids"] = given if self.shift is None else moved_by(given, self.shift)
+            if self.merged and brings:  # whose columns are more than their positions
+                self.last, self.known = changes["position_ids"][..., -1:], self.seen
+        elif self.merged:
+            after = torch.arange(1 + start - self.known, 1 + self.seen - self.known, device=embeds.device)
             if self.gaps:  # padding takes no position
-                after = padding[:, new].cumsum(1)[:, -count:].clamp(min=1)  # type: ignore[index]
+                after = padding[:, self.known :].cumsum(1)[:, -count:].clamp(min=1)  # type: ignore[index]
             changes["position_ids"] = self.last + after  # type: ignore[operator]
         return {**inputs, **changes}
 
@@ -143,7 +140,7 @@ class Generation:
         chosen = self.method.select(step)
         if chosen is None:
             return
-        if type(self.method) not in METHODS.values():
+        if type(self.method) not in BUILT_IN:
             check_choice(chosen, step, self.method)
         self.selected = chosen
         if self.method.in_prefill:

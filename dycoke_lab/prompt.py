@@ -91,6 +91,14 @@ def _repacked(kept: Tensor, real: Tensor | None) -> Tensor:
     return rank.clamp(min=0).expand_as(kept)
 
 
+def moved_by(positions: Tensor, shift: Tensor) -> Tensor:
+    """Later positions, (..., batch, columns), shifted by (..., batch, 1). Either may have, or lack, a row of text before its three
+    of time and space."""
+    if positions.ndim == 3 and len(positions) != len(shift):
+        shift = shift[-len(positions) :] if len(positions) < len(shift) else torch.cat([shift[:1], shift])
+    return positions + shift
+
+
 def _mask(mask: Any, index: Tensor, real: Tensor | None, window: int) -> Any:
     ones = torch.ones_like(index) if real is None else real.long()
     whole = mask.get("full_attention") if isinstance(mask, dict) else None

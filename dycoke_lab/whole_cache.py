@@ -48,8 +48,9 @@ def tell_of_rearranging(cache: Cache, told: Callable[[Tensor], None], batch: int
     def telling(name: str, numbers: Callable[[Any], Tensor]) -> Callable[[Any], None]:
         def rearrange(how: Any) -> None:
             cache_ = weak()
-            if isinstance(how, Tensor) and how.dtype == torch.bool:
-                how = how.nonzero()[:, 0]
+            if name != "batch_repeat_interleave":
+                how = torch.as_tensor(how)
+                how = how.nonzero()[:, 0] if how.dtype == torch.bool else how
             getattr(type(cache_), name)(cache_, how)
             index = numbers(how)
             sizes[0] = len(index)

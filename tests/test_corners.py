@@ -13,9 +13,9 @@ from transformers import AttentionInterface
 from transformers.cache_utils import DynamicCache, StaticCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from dycoke_lab import DyCoke, capture_attention
+from dycoke_lab import DyCoke, capture_attention, prune
 from dycoke_lab.apply import generation_of, score_layer_for
-from dycoke_lab.methods import Method
+from dycoke_lab.methods import METHODS, Method
 from dycoke_lab.shapes import TEXT, build, prompt
 
 PRUNING = dict(prune_ratio=0.7, score_layer=2, gate=2.0)
@@ -118,6 +118,33 @@ def test_a_picture_in_a_later_turn_keeps_the_grid_of_its_positions(name, positio
     assert torch.equal(shown - shown[:, :1], places - places[:, :1]) and len(set(places[0].tolist())) < places.shape[1]
     if positions == "original":
         torch.testing.assert_close(logits, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("positions", ["original", "repacked"])
+@pytest.mark.parametrize("prune_ratio", [0.0, 0.6])
+@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_5_vl", "qwen3_vl"])
+def test_another_prompt_in_between_changes_nothing(name, prune_ratio, positions):
+    """Qwen's models remember where the prompt before ended, whoever's it was."""
+    family = FAMILIES[name]
+    model = family.model()
+    one = family.inputs(["user\n", ("video", frames(8 * family.paired)), "then?"])
+    two = family.inputs(["user\n", ("video", frames(4 * family.paired, 1)), "what happens first, and then?"])
+    more = torch.randint(20, 60, (1, 4))
+    found = []
+    for between in (False, True):
+        with DyCoke(merge_ratio=0.5, prune_ratio=prune_ratio, score_layer=2, gate=2.0, positions=positions)(model):
+            sequences, _, cache = generate(model, one, 3)
+            if between:
+                generate(model, two, 3)
+            ids = torch.cat([sequences, more], 1)
+            turn = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            logits = [generate(model, turn, 3, past_key_values=cache)[1]]
+            if between:
+                generate(model, two, 3)
+            with torch.no_grad():
+                logits.append(model(input_ids=more[:, :1], past_key_values=cache).logits)
+        found.append(torch.cat(logits, 1))
+    assert torch.equal(found[0], found[1])
 
 
 @pytest.mark.parametrize("settings", [dict(merge_ratio=0.5, prune_ratio=0.0), dict(merge_ratio=0.5, **PRUNING)], ids=str)
@@ -245,7 +272,7 @@ def test_samples_are_exchanged_dropped_and_repeated_before_any_step(tiny, chosen
                 if chosen == "repeated":
                     cache.batch_repeat_interleave(2)
                 else:
-                    cache.batch_select_indices(torch.as_tensor(chosen))
+                    cache.batch_select_indices(chosen)
                 mask = mask[rows]
             logits = []
             for number in range(3):
@@ -275,6 +302,28 @@ def test_a_step_of_one_word_may_be_padding_for_a_sample(tiny, settings):
         found.append(torch.cat(logits, 1))
     real = torch.tensor([[True] * 4, [True, False, True, True]])
     torch.testing.assert_close(found[1][real], found[0][real], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("looking", [True, False], ids=["cpu", "as a gpu"])
+def test_padding_of_one_word_is_known_at_the_next_turn_at_the_latest(tiny, looking, monkeypatch):
+    """Where looking at a step's mask would have a GPU wait, it is looked at with the next words."""
+    monkeypatch.setattr(prune, "free_to_look", lambda device: looking)
+    given = prompt("tiny", tiny, 8, 2)
+    found = []
+    for config in (dict(merge_ratio=0.0, prune_ratio=0.0), dict(merge_ratio=1e-9, prune_ratio=1e-9)):
+        with DyCoke(score_layer=2, **config)(tiny), torch.no_grad():
+            cache, mask = cache_of(tiny), given["attention_mask"]
+            tiny(**given, past_key_values=cache)
+            mask = torch.cat([mask, torch.tensor([[1], [0]])], 1)
+            tiny(input_ids=torch.tensor([[20], [90]]), attention_mask=mask, past_key_values=cache)
+            mask = torch.cat([mask, torch.ones(2, 3, dtype=torch.long)], 1)
+            turn = torch.tensor([[21, 22, 23], [91, 92, 93]])
+            places = (mask.cumsum(1) - 1)[:, -3:]
+            found.append(tiny(input_ids=turn, attention_mask=mask, position_ids=places, past_key_values=cache).logits)
+            if config["merge_ratio"]:
+                with pytest.raises(ValueError, match="had padding after the prompt: go on giving it"):
+                    tiny(input_ids=turn[:, :1], past_key_values=cache)
+    torch.testing.assert_close(found[1], found[0], atol=1e-9, rtol=0)
 
 
 def test_a_model_is_not_copied_or_given_another_kernel_inside(tiny):
@@ -348,12 +397,15 @@ def test_an_error_in_a_forward_pass_leaves_nothing_running(tiny):
         (lambda step: [3, 4], "it returned list"),
     ],
 )
-def test_what_a_method_of_ones_own_may_not_choose_is_named(tiny, chosen, message):
+@pytest.mark.parametrize("registered", [False, True])
+def test_what_a_method_of_ones_own_may_not_choose_is_named(tiny, chosen, message, registered, monkeypatch):
     class Own(Method):
         def select(self, step):
             return chosen(step) if step.number else None
 
-    with pytest.raises(ValueError, match=message), DyCoke(merge_ratio=0.5, **PRUNING, method=Own())(tiny):
+    monkeypatch.setitem(METHODS, "own", Own)
+    method = "own" if registered else Own()
+    with pytest.raises(ValueError, match=message), DyCoke(merge_ratio=0.5, **PRUNING, method=method)(tiny):
         words(tiny, inputs_of(tiny))
 
 

@@ -22,10 +22,12 @@ METHODS: dict[str, type[Method]] = {
     "oracle": Oracle,
 }
 
+BUILT_IN = frozenset(METHODS.values())  # whose choices are tested, and need no check
+
 
 def method_of(named: str | Method) -> Method:
     """The method of this name, or the one given."""
     return METHODS[named]() if isinstance(named, str) else named
 
 
-__all__ = [*(cls.__name__ for cls in METHODS.values()), "METHODS", "Method", "Step", "check_choice", "method_of"]
+__all__ = [*(cls.__name__ for cls in METHODS.values()), "BUILT_IN", "METHODS", "Method", "Step", "check_choice", "method_of"]

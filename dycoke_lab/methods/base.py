@@ -51,7 +51,7 @@ class Method:
 
 def check_choice(chosen: Any, step: Step, method: Method) -> None:
     """Raise ValueError, saying what is wrong, for a choice that a method of one's own may not make. Looks at the numbers, for which
-    a GPU is waited for; the methods in METHODS are tested instead."""
+    a GPU is waited for; this library's own methods are tested instead."""
     name, shape = f"{type(method).__name__}.select", tuple(step.available.shape)
     if not isinstance(chosen, Tensor) or chosen.dtype != torch.bool or chosen.shape != shape:
         got = f"{chosen.dtype}, {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__

@@ -24,6 +24,6 @@ class ReferenceCode(Method):
         if step.number == 0:
             return None
         chosen = top(step.scores, step.available, step.counts)
-        if step.before is None or step.number == 1:
+        if step.number == 1 or step.before is None:
             return chosen
         return torch.where(moved(step.scores, step.before, step.gate)[:, None], chosen, step.available)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -16,7 +13,6 @@ from nbconvert import HTMLExporter
 
 from dycoke_lab.provenance import ROOT, provenance
 from dycoke_lab.results import new_folder
-from dycoke_lab.tables import METHOD_NAMES
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -26,24 +22,16 @@ def make_study(videos: int, folder: Path | None = None) -> Path:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the kernels: a specimen is too small for threads to help
     folder = folder or new_folder("study")
     print(f"Results go to {folder}")
-    *paths, timed = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, len(paths))) as pool:  # each has a process of its own, for one core
-        executed = list(pool.map(partial(_tell, folder=folder, videos=videos), paths))
-    executed.append(_tell(timed, folder, videos))  # with nothing beside
+    executed = []
+    for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        print(f"{path.stem.replace('_', ' ')}", flush=True)
+        executed.append(execute(path, folder, videos))
     (folder / "labbook.html").write_text(bind(executed))
     print("\nAccuracy in %, with 95 % intervals over videos and specimens:\n")
     with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_rows", None):
-        table = pd.read_csv(folder / "04-headline.csv").fillna("")
-        print(table.assign(method=table["method"].map(METHOD_NAMES)).to_string(index=False))
+        print(pd.read_csv(folder / "04-headline.csv").fillna("").to_string(index=False))
     print(f"\nThis run: {folder}\nLab book: {folder / 'labbook.html'}")
     return folder
-
-
-def _tell(path: Path, folder: Path, videos: int) -> Path:
-    began = time.monotonic()
-    out = execute(path, folder, videos)
-    print(f"{path.stem.replace('_', ' ')}: {time.monotonic() - began:.0f} s", flush=True)
-    return out
 
 
 def execute(path: Path, folder: Path, videos: int) -> Path:
@@ -51,10 +39,10 @@ def execute(path: Path, folder: Path, videos: int) -> Path:
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
     out = folder / "notebooks" / path.name
     parameters = {"results": str(folder)} | ({"videos": videos} if "videos" in papermill.inspect_notebook(str(path)) else {})
-    quiet = ["--IPKernelApp.log_level=CRITICAL"]  # no word about how a kernel on this machine is reached
+    quiet = ["--IPKernelApp.log_level=ERROR"]  # no word about how a kernel on this machine is reached
     papermill.execute_notebook(
         str(path), str(out), parameters, kernel_name="python3", cwd=str(NOTEBOOKS), extra_arguments=quiet,
-        progress_bar=False, store_widget_state=False,  # pictures of megabytes that a page without a kernel cannot move
+        store_widget_state=False,  # pictures of megabytes that a page without a kernel cannot move
     )  # fmt: skip
     return out
 

@@ -13,6 +13,7 @@ from nbconvert import HTMLExporter
 
 from dycoke_lab.provenance import ROOT, provenance
 from dycoke_lab.results import new_folder
+from dycoke_lab.tables import METHOD_NAMES
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -29,7 +30,8 @@ def make_study(videos: int, folder: Path | None = None) -> Path:
     (folder / "labbook.html").write_text(bind(executed))
     print("\nAccuracy in %, with 95 % intervals over videos and specimens:\n")
     with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_rows", None):
-        print(pd.read_csv(folder / "04-headline.csv").fillna("").to_string(index=False))
+        table = pd.read_csv(folder / "04-headline.csv").fillna("")
+        print(table.assign(method=table["method"].map(METHOD_NAMES)).to_string(index=False))
     print(f"\nThis run: {folder}\nLab book: {folder / 'labbook.html'}")
     return folder
 

@@ -48,8 +48,7 @@ class DyCoke:
         """Compress every generation of `model` inside this context; afterwards the model is as before.
 
         Raises TypeError for a model of an unsupported family, ValueError for settings the model cannot have, RuntimeError for a
-        model that is inside a DyCoke context already. With SDPA or eager, threads may generate at once,
-        each with caches of its own.
+        model that is inside a DyCoke context already. With SDPA or eager, threads may generate at once, each with its own caches.
         Caches made inside keep what merging and eviction left; waiting tokens are put back when it ends.
         """
         decoder = decoder_of(model)

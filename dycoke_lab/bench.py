@@ -26,7 +26,7 @@ from dycoke_lab.shapes import SHAPES, build, encode
 from dycoke_lab.trial import Trial
 
 ROWS = "rows.jsonl"
-BUSY = 0.5  # processes that ran, on average, in the minute before
+BUSY = 0.5  # of provenance's "load"
 DTYPES = ("float32", "bfloat16", "float16")
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 Row = dict[str, Any]

@@ -31,8 +31,8 @@ def provenance() -> dict[str, Any]:
             "cores": os.cpu_count(),
             "gpu": _gpu(),
             "threads": torch.get_num_threads(),
-            "load": os.getloadavg()[0],
-        },  # processes that ran in the minute before
+            "load": os.getloadavg()[0],  # processes that ran, on average, in the minute before
+        },
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 from weakref import WeakMethod, ref
 
@@ -43,27 +44,22 @@ def tell_of_rearranging(cache: Cache, told: Callable[[Tensor], None], batch: int
     """Have a cache say which samples it goes on with, as numbers of those so far, when they are exchanged, dropped or repeated
     (beams). told: a bound method, of an object that the cache does not keep alive. batch: how many samples there are."""
     weak, told_ = ref(cache), WeakMethod(told)
-    sizes = [batch]
 
-    def telling(name: str, numbers: Callable[[Any], Tensor]) -> Callable[[Any], None]:
-        def rearrange(how: Any) -> None:
-            cache_ = weak()
-            if name != "batch_repeat_interleave":
-                how = torch.as_tensor(how)
-                how = how.nonzero()[:, 0] if how.dtype == torch.bool else how
-            getattr(type(cache_), name)(cache_, how)
-            index = numbers(how)
-            sizes[0] = len(index)
-            if call := told_():
-                call(index)
+    def select(name: str, how: Any) -> None:
+        nonlocal batch
+        index = torch.as_tensor(how)
+        index = index.nonzero()[:, 0] if index.dtype == torch.bool else index
+        batch, cache_ = len(index), weak()
+        getattr(type(cache_), name)(cache_, index)
+        if call := told_():
+            call(index)
 
-        return rearrange
+    def repeat(times: int) -> None:
+        select("batch_select_indices", torch.arange(batch).repeat_interleave(times))
 
-    cache.reorder_cache = telling("reorder_cache", lambda index: index)  # type: ignore[method-assign,assignment]
-    cache.batch_select_indices = telling("batch_select_indices", lambda index: index)  # type: ignore[method-assign,assignment]
-    cache.batch_repeat_interleave = telling(  # type: ignore[method-assign,assignment]
-        "batch_repeat_interleave", lambda times: torch.arange(sizes[0]).repeat_interleave(times)
-    )
+    for name in ("reorder_cache", "batch_select_indices"):
+        setattr(cache, name, partial(select, name))
+    cache.batch_repeat_interleave = repeat  # type: ignore[method-assign,assignment]
 
 
 def tell_of_rearranging_no_more(cache: Cache) -> None:

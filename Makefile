@@ -1,5 +1,5 @@
 # `make study`, `make test` and `make lab` set up what they need; nothing outside .venv is touched.
-PYTHON ?= python3.11
+PYTHON ?= $(shell for version in 3.11 3.12 3.13; do python$$version -c 'import ensurepip' 2>/dev/null && echo python$$version && break; done)
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -44,6 +44,7 @@ lab: .venv/ready
 
 # torch first and alone: a machine that offers a CPU build of this version then uses it, not gigabytes of CUDA
 .venv/ready: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 with venv (a package of its own in Debian and Ubuntu): install one, or name one, make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install -q --disable-pip-version-check -r requirements.lock

@@ -19,6 +19,7 @@ from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 
 from dycoke_lab.attention import Call, check_watched, has_flat_masks, watching
+from dycoke_lab.compat import CACHE, cache_in
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.generation import Generation
 from dycoke_lab.methods import method_of
@@ -137,7 +138,7 @@ class _Session:
             )
         if self.pruned:
             check_watched(module)
-        cache: Cache | None = inputs.get("past_key_values")
+        cache = cache_in(inputs)
         layout, self.finder.layout = self.finder.layout, None
         if layout is None:
             self.now = self.generations.get(cache) if cache is not None else None
@@ -151,8 +152,7 @@ class _Session:
             return args, self.now.decode(inputs, self.finder.padding, self.finder.brings) if self.now else inputs
         if self.config.prune_ratio and cache is None:
             raise ValueError(
-                "prune_ratio > 0 prunes a KV cache: call generate, or give past_key_values=DynamicCache(config=...), or set "
-                "prune_ratio=0"
+                f"prune_ratio > 0 prunes a KV cache: call generate, or give {CACHE}=DynamicCache(config=...), or set prune_ratio=0"
             )
         self.now = generation = Generation(self.config, layout, self.pruned, self.window, self.extras, self.flash)
         if cache is not None:
@@ -167,8 +167,8 @@ class _Session:
         return self.now.shorten(args, inputs, first) if self.now else None
 
     def after(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any], output: Any) -> None:
-        if self.now and inputs.get("past_key_values") is not None:
-            self.now.finish_step(inputs["past_key_values"])
+        if self.now and (cache := cache_in(inputs)) is not None:
+            self.now.finish_step(cache)
 
     def done(self, *_: Any) -> None:
         """After an error, too: what it holds may fill the memory."""
@@ -227,6 +227,6 @@ def _check_model(config: DyCokeConfig, model: Any, decoder: Any) -> list[int]:
 def _check_cache(cache: Cache) -> None:
     if not isinstance(cache, DynamicCache) or cache.offloading:
         kind = "an offloading DynamicCache" if isinstance(cache, DynamicCache) else f"a {type(cache).__name__}"
-        raise ValueError(f"past_key_values is {kind}: DyCoke needs a DynamicCache on the model's device, which is the default")
+        raise ValueError(f"{CACHE} is {kind}: DyCoke needs a DynamicCache on the model's device, which is the default")
     if cache.get_seq_length():
-        raise ValueError("past_key_values already holds tokens: a new video must start on an empty cache")
+        raise ValueError(f"{CACHE} already holds tokens: a new video must start on an empty cache")

@@ -28,7 +28,7 @@ class RoomLayer(DynamicLayer):
 
     def __init__(self, layer: DynamicLayer, states: Tensor | None = None) -> None:
         super().__init__()
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, layer.is_initialized
+        self.lazy_initialization(layer.keys, layer.values)  # type: ignore[arg-type]
         self._make_room(torch.cat([layer.keys, layer.values]) if states is None else states, ROOM)  # type: ignore[list-item]
 
     def _make_room(self, states: Tensor, room: int) -> None:
@@ -123,8 +123,9 @@ class RoomLayer(DynamicLayer):
     def _stock(self, states: Tensor) -> DynamicLayer:
         layer = DynamicLayer()
         if states.shape[2]:
-            layer.dtype, layer.device, layer.is_initialized = self.dtype, self.device, True
-            layer.keys, layer.values = (part.clone() for part in states.chunk(2))  # without the room
+            keys, values = (part.clone() for part in states.chunk(2))  # without the room
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
         return layer
 
     def __deepcopy__(self, memo: Any) -> DynamicLayer:

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from dycoke_lab.apply import current_generation, generation_of
 from dycoke_lab.attention import Call, check_watched, watching
+from dycoke_lab.compat import cache_in
 from dycoke_lab.layout import VisualLayout
 from dycoke_lab.models import decoder_of
 from dycoke_lab.models.finding import VideoFinder
@@ -61,7 +62,7 @@ class _Recorder:
 
     def start(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
         check_watched(module)
-        cache = inputs.get("past_key_values")
+        cache = cache_in(inputs)
         before = int(cache.get_seq_length()) if cache is not None else 0
         if self.finder.layout is not None:
             self.layout, self.columns = self.finder.layout, self.finder.layout.columns + before

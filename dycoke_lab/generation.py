@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 from dycoke_lab import prune, whole_cache
 from dycoke_lab.attention import Call
 from dycoke_lab.cache import WaitingLayer
+from dycoke_lab.compat import cache_in
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.fetch import Moves, exchange, exchange_at_hand, rows_to_fetch, rows_to_swap
 from dycoke_lab.layout import VisualLayout, left_packed, take
@@ -65,7 +66,7 @@ class Generation:
                 "attention_mask is not the usual (batch, length): masks of one's own, and static caches, are not supported"
             )
         self.real = None if padding is None or bool(padding.all()) else padding.bool()
-        self.cache = None if inputs.get("past_key_values") is None else ref(inputs["past_key_values"])
+        self.cache = None if (cache := cache_in(inputs)) is None else ref(cache)
         if self.merged:
             short = without_merged(self.config, self.layout, inputs, self.real, self.window, self.extras)
             self.available, self.columns, self.real, self.length = short.available, short.columns, short.real, short.length
@@ -80,7 +81,8 @@ class Generation:
         self.decoding = True
         embeds = inputs["inputs_embeds"]
         count = embeds.shape[1]
-        start = inputs["past_key_values"].get_seq_length()  # merged tokens count; an assistant's rejected ones are gone
+        cache: Any = cache_in(inputs)
+        start = cache.get_seq_length()  # merged tokens count; an assistant's rejected ones are gone
         self.seen = start + count
         if self.static or not self.compresses:
             return inputs

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from dycoke_lab.apply import generation_of
 from dycoke_lab.attention import Call, watched, watching
 from dycoke_lab.cache import RoomLayer
+from dycoke_lab.compat import CACHE
 from dycoke_lab.generation import Generation
 from dycoke_lab.models import decoder_of
 from dycoke_lab.whole_cache import give_room
@@ -110,7 +111,7 @@ class StaticSteps:
         before = [(name, getattr(carried, name)) for name in CARRIED] if carried else []
         index = carried.active[0] if carried else None  # type: ignore[index]
         embeds = self.model.get_input_embeddings()(self.word)
-        out = self.decoder(inputs_embeds=embeds, position_ids=self.position, past_key_values=self.cache, use_cache=True)
+        out = self.decoder(inputs_embeds=embeds, position_ids=self.position, use_cache=True, **{CACHE: self.cache})
         logits: Tensor = self.model.get_output_embeddings()(out.last_hidden_state)
         for name, old in before:  # a replay reads and writes the same memory each time
             setattr(carried, name, old.copy_(getattr(carried, name)))

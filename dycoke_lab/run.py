@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache
 
 from dycoke_lab.apply import DyCoke, generation_of
 from dycoke_lab.cache import WaitingLayer
+from dycoke_lab.compat import CACHE
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.explore import wrong_words
 from dycoke_lab.video import on_model
@@ -48,12 +49,13 @@ def answer(model: Any, processor: Any, inputs: Any, config: DyCokeConfig, max_ne
         if model.device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-        generation = generation_of(model, out.past_key_values)
+        cache = getattr(out, CACHE)
+        generation = generation_of(model, cache)
         if generation is None:
             raise ValueError("inputs holds no video: make it with dycoke_lab.video.prompt")
         left = int(generation.available.sum())
         attended = left if generation.selected is None else int(generation.selected.sum())
-        held, read = cache_bytes(out.past_key_values)
+        held, read = cache_bytes(cache)
     written = out.sequences[0, inputs["input_ids"].shape[1] :]
     text = processor.tokenizer.decode(written, skip_special_tokens=True).strip()
     return Answer(text, generation.available.shape[1], left, attended, held, read, seconds)

@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from dycoke_lab.apply import DyCoke, forget, generation_of
 from dycoke_lab.capture import capture_attention
 from dycoke_lab.case import Case
+from dycoke_lab.compat import CACHE
 from dycoke_lab.cost import work
 from dycoke_lab.graph import WARM, StaticSteps
 from dycoke_lab.models import decoder_of
@@ -70,7 +71,7 @@ class Trial:
             with decoder.register_forward_pre_hook(mark):
                 logits = 0 if self.case.whole_logits else 1
                 began = self.now()
-                self.model(**self.inputs, past_key_values=self.cache, logits_to_keep=logits)
+                self.model(**self.inputs, logits_to_keep=logits, **{CACHE: self.cache})
                 self.prefill = self.now() - began
         self.merge = marks[1] - marks[0]
         self.peaks = [self._peak()]
@@ -129,7 +130,7 @@ class Trial:
         if self.static:
             self.static(self.words[number])
             return
-        self.model(input_ids=self.words[number], position_ids=self.place + number, past_key_values=self.cache)
+        self.model(input_ids=self.words[number], position_ids=self.place + number, **{CACHE: self.cache})
 
     def _cut(self) -> DynamicCache:
         """A stock cache with the last columns of another's, as many as DyCoke's layers would attend to."""

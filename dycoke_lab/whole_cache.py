@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from dycoke_lab.cache import RoomLayer, WaitingLayer
+from dycoke_lab.compat import CACHE
 
 
 def give_room(cache: Cache, numbers: Iterable[int]) -> list[int]:
@@ -101,7 +102,7 @@ def close(cache: Cache) -> None:
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise RuntimeError(
-            "past_key_values was made inside a DyCoke context that has ended, and lacks the tokens merged or evicted there: go on "
+            f"{CACHE} was made inside a DyCoke context that has ended, and lacks the tokens merged or evicted there: go on "
             "inside the context, or start from the prompt again"
         )
 

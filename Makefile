@@ -3,7 +3,7 @@ PYTHON ?= $(shell for version in 3.11 3.12 3.13; do python$$version -c 'import e
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: study test test-browser test-kernel lint notebooks gpu lab clean
+.PHONY: study test test-browser test-kernel test-newest lint notebooks gpu lab clean
 
 study: .venv/ready
 	$(BIN)/python -m dycoke_lab study
@@ -20,6 +20,11 @@ test: .venv/ready lint
 test-kernel: .venv/ready build/triton/ready
 	TRITON_CACHE_DIR=build/triton/cache TRITON_INTERPRET=1 PYTHONPATH=build/triton $(BIN)/python -m pytest tests/test_fetch.py
 	TRITON_CACHE_DIR=build/triton/cache PYTHONPATH=build/triton $(BIN)/python -m pytest tests/test_fetch.py
+
+# whether the newest transformers changes what this library relies on
+test-newest: .venv/ready
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --upgrade --target build/newest transformers
+	PYTHONPATH=$(CURDIR)/build/newest $(BIN)/python -m pytest
 
 build/triton/ready: .venv/ready
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --upgrade --target build/triton triton==3.7.1

@@ -19,7 +19,8 @@ PACKAGES = ("torch", "transformers", "torchvision", "numpy", "pandas", "scikit-l
 
 
 def provenance() -> dict[str, Any]:
-    """What a result file says about how it was made. `commit` ends in "-dirty" with uncommitted changes."""
+    """What a result file says about how it was made. `commit` ends in "-dirty" with uncommitted changes; in a copy
+    without git, it is what DYCOKE_LAB_COMMIT says."""
     return {
         "command": _command(),
         "commit": _commit(),
@@ -57,7 +58,7 @@ def _commit() -> str:
         status = [*git, "status", "--porcelain", "--untracked-files=no"]
         changed = subprocess.run(status, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("DYCOKE_LAB_COMMIT", "unknown")
     return commit + ("-dirty" if changed.strip() else "")
 
 

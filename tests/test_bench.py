@@ -22,7 +22,7 @@ from dycoke_lab.cost import H100, Device, seconds, work
 from dycoke_lab.generation import Generation
 from dycoke_lab.layout import Grid
 from dycoke_lab.models import adapter_for
-from dycoke_lab.provenance import ROOT
+from dycoke_lab.provenance import ROOT, provenance
 from dycoke_lab.shapes import SHAPES, TEXT, build, prompt
 from dycoke_lab.trial import Trial, twin
 
@@ -264,6 +264,14 @@ def test_a_prompt_has_the_frames_of_its_shape(name):
     inputs = prompt(name, SimpleNamespace(device="cpu", dtype=torch.float32, config=model.config), 3, 2)
     layout = adapter_for(model).find_videos(model.config, inputs)
     assert layout.videos == ((Grid(3, *SHAPES[name].grid),),) * 2
+
+
+def test_a_copy_without_git_says_its_commit_by_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setattr("dycoke_lab.provenance.ROOT", tmp_path)
+    monkeypatch.delenv("DYCOKE_LAB_COMMIT", raising=False)
+    assert provenance()["commit"] == "unknown"
+    monkeypatch.setenv("DYCOKE_LAB_COMMIT", "0123abc")
+    assert provenance()["commit"] == "0123abc"
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent.name for path in BENCH.glob("*/rows.jsonl")))

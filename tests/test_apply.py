@@ -9,6 +9,7 @@ from test_methods import generate
 
 from dycoke_lab import DyCoke, DyCokeConfig, capture_attention
 from dycoke_lab.attention import _CONFIGS, _LAYERS
+from dycoke_lab.compat import CACHE
 from dycoke_lab.methods import Dynamic
 from dycoke_lab.models import HOW_TO
 from dycoke_lab.provenance import ROOT
@@ -113,7 +114,7 @@ def test_what_cannot_work_is_refused_before_any_token(family, model, inputs):
     settings = settings_of(family)
     with pytest.raises(ValueError, match="score_layer=4 must be below the model's 4"), DyCoke(score_layer=4)(model):
         pass
-    with pytest.raises(ValueError, match=r"give (cache|past_key_values)=DynamicCache"), DyCoke(**settings)(model), torch.no_grad():
+    with pytest.raises(ValueError, match=f"give {CACHE}=DynamicCache"), DyCoke(**settings)(model), torch.no_grad():
         model(**inputs, use_cache=False)
     with pytest.raises(RuntimeError, match="inside a DyCoke context already"), DyCoke(**settings)(model), DyCoke(**settings)(model):
         pass

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 
-from dycoke_lab.attention import Call, check_watched, has_flat_masks, watching
+from dycoke_lab import whole_cache
+from dycoke_lab.attention import Call, check_watched, has_flat_masks, kernel_of, watching
 from dycoke_lab.compat import CACHE, cache_in
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.generation import Generation
@@ -64,9 +65,11 @@ class DyCoke:
             stack.callback(decoder.register_forward_pre_hook(session.before, with_kwargs=True).remove)
             stack.callback(decoder.register_forward_hook(session.after, with_kwargs=True).remove)
             stack.callback(decoder.register_forward_hook(session.done, always_call=True).remove)
-            if self.config.prune_ratio:
-                crops, sees = dict.fromkeys(session.pruned, session.crop), {self.config.score_layer - 1: session.see}
-                stack.enter_context(watching(decoder, crops=crops, sees=sees))
+            crops = dict.fromkeys(session.pruned, session.crop)
+            sees = {self.config.score_layer - 1: session.see} if self.config.prune_ratio else {}
+            if self.config.prune_ratio or (self.config.compresses and kernel_of(decoder) == "sdpa"):
+                groups = dict.fromkeys(range(len(decoder.layers)), session.compressing)
+                stack.enter_context(watching(decoder, crops=crops, sees=sees, groups=groups))
             if self.config.prune_ratio and method_of(self.config.method).in_prefill:
                 for number in session.pruned:
                     inside = partial(session.inside, number == session.pruned[0])
@@ -142,8 +145,10 @@ class _Session:
         layout, self.finder.layout = self.finder.layout, None
         if layout is None:
             self.now = self.generations.get(cache) if cache is not None else None
-            if self.pruned and self.now and torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()):
-                raise RuntimeError("pruning writes the cache in place, and has no gradients: decode under torch.no_grad()")
+            if self.now and cache is not None and torch.is_grad_enabled():
+                if self.pruned and any(p.requires_grad for p in module.parameters()):
+                    raise RuntimeError("pruning writes the cache in place, and has no gradients: decode under torch.no_grad()")
+                whole_cache.take_room(cache)  # gradients need what a step would write into
             if self.now and self.now.compresses and self.finder.brings and isinstance(inputs.get("attention_mask"), dict):
                 raise ValueError(
                     "a picture in a later turn is not supported for this model, whose images see all of themselves: give it in the "
@@ -173,6 +178,9 @@ class _Session:
     def done(self, *_: Any) -> None:
         """After an error, too: what it holds may fill the memory."""
         self.now = None
+
+    def compressing(self) -> bool:
+        return self.now is not None
 
     def crop(self, call: Call) -> Any:
         return self.now.crop(call) if self.now else call.mask

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -30,6 +32,7 @@ class Call(NamedTuple):
 
 
 Mask = Callable[[Call], Tensor | None]  # the mask to use in a call, after those who were asked before
+Group = Callable[[], bool]  # whether this call's queries may be grouped by the key head that they share
 See = Callable[[Call], None]  # looks at a call as the kernel got it, when it is done: what it has read is in a CPU's caches then
 
 
@@ -37,6 +40,7 @@ class _Layer(NamedTuple):
     masks: list[Mask]
     crops: list[Mask]
     sees: list[See]
+    groups: list[Group]
 
 
 class _Watched(NamedTuple):
@@ -45,7 +49,7 @@ class _Watched(NamedTuple):
     watchers: list[nn.Module]  # of which model; models may share a config
 
 
-NOBODY = _Layer([], [], [])
+NOBODY = _Layer([], [], [], [])
 # by ids, while someone watches: looking up weak keys would take longer than all else
 _LAYERS: dict[int, _Layer] = {}
 _CONFIGS: dict[int, _Watched] = {}
@@ -57,12 +61,13 @@ def watching(
     masks: Mapping[int, Mask] | None = None,
     crops: Mapping[int, Mask] | None = None,
     sees: Mapping[int, See] | None = None,
+    groups: Mapping[int, Group] | None = None,
 ) -> Iterator[None]:
     """Watch the self-attention of this language model until the context ends.
 
     masks: who may change the masks of which layers, by their numbers. crops: the same, but not asked in a call of one sample
-    without a mask, where nothing has to be hidden. sees: who looks at the calls. Raises ValueError for flex attention, whose masks
-    are no tensors.
+    without a mask, where nothing has to be hidden. sees: who looks at the calls. groups: who allows that SDPA works
+    faster on a CPU, where that is equal but for rounding. Raises ValueError for flex attention, whose masks are no tensors.
     """
     config: Any = language_model.config
     modules = [layer.self_attn for layer in language_model.layers]  # type: ignore[union-attr]
@@ -71,9 +76,9 @@ def watching(
         _CONFIGS[id(config)] = _Watched(kernel, _wrapper(kernel, modules[0]), [])
         config._attn_implementation = _CONFIGS[id(config)].wrapper
     mine: list[tuple[list[Any], Any]] = [(_CONFIGS[id(config)].watchers, language_model)]
-    for place, asked in enumerate((masks, crops, sees)):
+    for place, asked in enumerate((masks, crops, sees, groups)):
         for number, who in (asked or {}).items():
-            mine.append((_LAYERS.setdefault(id(modules[number]), _Layer([], [], []))[place], who))
+            mine.append((_LAYERS.setdefault(id(modules[number]), _Layer([], [], [], []))[place], who))
     for callers, who in mine:
         callers.append(who)
     try:
@@ -96,6 +101,12 @@ def watched(language_model: Any) -> int:
     return sum(model is language_model for model in state.watchers) if state else 0
 
 
+def kernel_of(language_model: Any) -> str:
+    """The kernel that works for it, watched or not."""
+    state = _CONFIGS.get(id(language_model.config))
+    return str(state.kernel if state else language_model.config._attn_implementation)
+
+
 def has_flat_masks(language_model: Any) -> bool:
     """Whether its kernel's masks are (batch, keys), as FlashAttention's."""
     return ALL_MASK_ATTENTION_FUNCTIONS.get(language_model.config._attn_implementation) is flash_attention_mask
@@ -111,6 +122,25 @@ def check_watched(language_model: Any) -> None:
         )
 
 
+def _gains(kernel: str, query: Tensor, key: Tensor, kwargs: Mapping[str, Any]) -> bool:
+    """Whether `_grouped` can take this call, and gains by it: one word's on a CPU, whose kernel divides its work by heads, so that
+    there must be a key head for each thread."""
+    heads = key.size(0) * key.size(1)
+    return (
+        kernel == "sdpa" and query.size(2) == 1 and query.is_cpu and query.size(1) > key.size(1)
+        and torch.get_num_threads() <= heads and not kwargs.get("dropout")
+        and kwargs.get("softcap") is None and kwargs.get("position_bias") is None
+    )  # fmt: skip
+
+
+def _grouped(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, None]:
+    """One word's attention, with the queries of a key head side by side, so that the kernel reads its keys once, not once for each
+    of them. transformers does so itself, but only where there is a mask."""
+    batch, heads, _, dim = query.shape
+    found = scaled_dot_product_attention(query.reshape(batch, key.size(1), -1, dim), key, value, scale=scaling)
+    return found.reshape(batch, 1, heads, -1), None
+
+
 def _wrapper(kernel: str, module: nn.Module) -> str:
     """The registered name of an attention function that calls who watches, and `kernel`."""
     if kernel == "flex_attention":
@@ -124,17 +154,20 @@ def _wrapper(kernel: str, module: nn.Module) -> str:
     looks_up = kernel not in ("sdpa", "eager")  # FlashAttention's function looks up in the configuration which kernel to load
 
     def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
-        masks, crops, sees = _LAYERS.get(id(module), NOBODY)
+        masks, crops, sees, groups = _LAYERS.get(id(module), NOBODY)
         changes = masks if mask is None and query.size(0) == 1 else [*crops, *masks]
         for change in changes:
             mask = change(Call(int(module.layer_idx), query, key, mask, kwargs["scaling"]))  # type: ignore[arg-type]
-        config: Any = module.config
-        if looks_up:
-            config._attn_implementation = kernel
-        try:
+        if groups and mask is None and _gains(kernel, query, key, kwargs) and all(allows() for allows in groups):
+            found = _grouped(query, key, value, kwargs["scaling"])
+        elif not looks_up:
             found = base(module, query, key, value, mask, **kwargs)
-        finally:
-            if looks_up:
+        else:
+            config: Any = module.config
+            config._attn_implementation = kernel
+            try:
+                found = base(module, query, key, value, mask, **kwargs)
+            finally:
                 config._attn_implementation = name
         for see in sees:
             see(Call(int(module.layer_idx), query, key, mask, kwargs["scaling"]))  # type: ignore[arg-type]

@@ -58,6 +58,14 @@ class DyCokeConfig:
             raise ValueError(f"method={self.method!r} must be one of {', '.join(METHODS)}, or a Method object")
 
     @property
+    def merges(self) -> bool:
+        return self.merge_ratio != 0 or self.merge_threshold is not None
+
+    @property
+    def compresses(self) -> bool:
+        return self.merges or self.prune_ratio > 0
+
+    @property
     def retained(self) -> float:
         """Share of visual tokens that the pruned layers attend to in the end, by the paper's formula for a
         merge ratio: (1 - K (window - 1) / window) (1 - P). With a threshold it depends on the video: ValueError."""

@@ -53,15 +53,14 @@ def columns(case: Case) -> Columns:
 @dataclass(frozen=True)
 class Work:
     """Of the whole batch. Bytes: the weights that a step reads; keys and values held on the device after the last word, and read by
-    its attention; what an average step moves, and of that what selecting moves, and what stock moves to add a column to all keys
-    and values; logits, and keys and values, at the end of the prefill. FLOPs of each stage; select is part of a step."""
+    its attention; what an average step moves, and of that what selecting moves; logits, and keys and values, at the end of the
+    prefill. FLOPs of each stage; select is part of a step."""
 
     weights: int
     held: int
     read: int
     step_bytes: float
     select_bytes: float
-    append_bytes: float
     vision_flops: float
     merge_flops: float
     prefill_flops: float
@@ -82,9 +81,10 @@ def work(case: Case, element: int = 2, changed: float = 0.0) -> Work:
         return token * (whole * (at.prompt + new) + at.pruned * (short + new))
 
     looks = case.method == "capture"  # reads all keys again
-    in_place = case.graph or looks or (at.pruned and case.method not in ("cut", "fastv"))
+    ours = (config := case.config()) is not None and config.compresses and case.method != "cut"
     mean = (case.new_tokens + 1) / 2
-    append_bytes = 0.0 if in_place else 2 * kv(mean)  # stock reads and writes all keys and values at each step, to add one
+    copies = not (case.graph or looks or ours)  # stock does: all keys and values at each step, to add one
+    append_bytes = 2 * kv(mean) if copies else 0.0
     select_bytes = (token * at.prompt / 2 + 4 * changed * token * at.kept * at.pruned) if case.returns else 0.0
     step_bytes = shape.weights * element + kv(mean) * (1.5 if looks else 1) + append_bytes + select_bytes
     early = [at.prompt] * whole + [short if case.method == "fastv" else at.prompt] * at.pruned
@@ -97,7 +97,6 @@ def work(case: Case, element: int = 2, changed: float = 0.0) -> Work:
         read=int(kv(case.new_tokens)),
         step_bytes=step_bytes,
         select_bytes=select_bytes,
-        append_bytes=append_bytes,
         vision_flops=case.batch * flops.vision(shape.tower, case.frames),
         merge_flops=case.batch * flops.merging(shape, at.compared),
         prefill_flops=case.batch * flops.prefill(shape, early, logits),

@@ -35,8 +35,7 @@ class Generation:
         self.config, self.layout, self.pruned, self.window = config, layout, pruned, window
         self.extras, self.flash = extras, flash
         self.method: Method = method_of(config.method)
-        self.merged = config.merge_ratio != 0 or config.merge_threshold is not None
-        self.compresses = self.merged or config.prune_ratio > 0
+        self.merged, self.compresses = config.merges, config.compresses
         self.available = layout.real
         self.columns = layout.columns
         self.length = layout.length  # columns of the prompt after merging
@@ -195,8 +194,7 @@ class Generation:
             layer.select(moves, evict)
 
     def _hold(self, cache: Cache) -> None:
-        """Give pruned layers the power to hold tokens back, and those before them room."""
-        whole_cache.give_room(cache, range(self.config.score_layer))
+        """Give pruned layers the power to hold tokens back."""
         for number in self.pruned:
             old: Any = cache.layers[number]
             cache.layers[number] = WaitingLayer(old, self.length, self.config.waiting)
@@ -204,13 +202,17 @@ class Generation:
         whole_cache.refuse_going_back(cache, self.layers[0])
 
     def finish_step(self, cache: Cache) -> None:
-        """After the prefill: have the cache tell the whole prompt's length, and pruned layers hold tokens back."""
+        """After the prefill: have the cache tell the whole prompt's length, pruned layers hold tokens back, and the others write in
+        place."""
         if self.decoding or self.layers or not self.compresses:
             return
         whole_cache.refuse_copies(cache)
         whole_cache.tell_of_rearranging(cache, self.rearrange, len(self.available))
         if self.length != self.layout.length:
             whole_cache.report_whole_length(cache, self.layout.length - self.length)
+        if not torch.is_grad_enabled():
+            hold = [] if self.method.in_prefill else self.pruned
+            whole_cache.give_room(cache, (number for number in range(len(cache.layers)) if number not in hold))
         if self.active and not self.method.in_prefill:
             self._hold(cache)
             self._select()

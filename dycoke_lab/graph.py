@@ -130,7 +130,7 @@ def _check(decoder: Any, generation: Generation | None) -> None:
         raise ValueError(
             f"attention kernel {kernel!r}: static steps hide unused room by a mask, for which only 'sdpa' is supported"
         )
-    if watched(decoder) > (generation is not None and generation.config.prune_ratio > 0):
+    if watched(decoder) > (generation is not None and generation.compresses):
         raise ValueError("someone looks on at the attention (capture_attention), which static steps cannot tell what is in use")
     if generation is None:
         return

@@ -321,7 +321,11 @@ def test_a_decoding_step_allocates_nothing_the_size_of_a_cache():
         return found
 
     assert large(nullcontext()) == [2 * SHAPES["tiny"].layers] * 40  # all keys, and all values
-    assert large(DyCoke(merge_ratio=0.0, prune_ratio=0.1, gate=-1.0, score_layer=1)(model))[1:] == [0] * 39
+    for settings in (
+        dict(merge_ratio=0.0, prune_ratio=0.1, gate=-1.0), dict(merge_ratio=0.1, prune_ratio=0.0),
+        dict(merge_ratio=0.0, prune_ratio=0.1, method="fastv"),
+    ):  # fmt: skip
+        assert large(DyCoke(**settings, score_layer=1)(model))[1:] == [0] * 39
     assert large(capture_attention(model))[1:] == [0] * 39
 
 

@@ -10,11 +10,12 @@ import torch
 from families import FAMILIES, frames
 from test_methods import generate, longer
 from transformers import AttentionInterface
-from transformers.cache_utils import DynamicCache, StaticCache
+from transformers.cache_utils import DynamicCache, DynamicLayer, StaticCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from dycoke_lab import DyCoke, capture_attention, prune
+from dycoke_lab import DyCoke, attention, capture_attention, prune
 from dycoke_lab.apply import generation_of, score_layer_for
+from dycoke_lab.cache import RoomLayer
 from dycoke_lab.methods import METHODS, Method
 from dycoke_lab.shapes import TEXT, build, prompt
 
@@ -351,6 +352,75 @@ def test_gradients_are_refused_where_pruning_writes_in_place(tiny):
                     tiny(input_ids=torch.tensor([[30]]), past_key_values=cache)
             else:
                 assert tiny(input_ids=torch.tensor([[30]]), past_key_values=cache).logits.requires_grad
+
+
+def test_gradients_of_a_later_turn_are_those_without_room(tiny):
+    """Merged tokens, a turn without gradients, whose steps write in place, and one with."""
+    given, word = inputs_of(tiny), torch.tensor([[30]])
+
+    def gradient(first):
+        cache = cache_of(tiny)
+        with torch.set_grad_enabled(first):
+            tiny(**given, past_key_values=cache)
+            tiny(input_ids=word, past_key_values=cache)
+        kinds = {type(layer) for layer in cache.layers}
+        tiny(input_ids=word, past_key_values=cache)
+        out = tiny(input_ids=word, past_key_values=cache).logits.sum()
+        return kinds, torch.autograd.grad(out, tiny.model.language_model.norm.weight)[0]
+
+    with DyCoke(merge_ratio=0.5, prune_ratio=0.0)(tiny):
+        (room, found), (none, expected) = gradient(False), gradient(True)
+    assert room == {RoomLayer} and none == {DynamicLayer}
+    assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_a_merged_cache_is_stock_again_afterwards(tiny):
+    given, rooms = inputs_of(tiny), []
+    for settings in (dict(merge_ratio=0.5, prune_ratio=0.0), dict(merge_ratio=0.0, prune_ratio=0.5, method="fastv", score_layer=2)):
+        with DyCoke(**settings)(tiny):
+            cache = words(tiny, given)[1]
+            rooms += [type(layer) for layer in cache.layers]
+        for layer in cache.layers:
+            assert type(layer) is DynamicLayer
+            assert layer.keys.untyped_storage().nbytes() == layer.keys.numel() * layer.keys.element_size()
+    assert set(rooms) == {RoomLayer}
+
+
+@pytest.mark.parametrize(
+    "settings", [dict(merge_ratio=0.5, prune_ratio=0.0), dict(merge_ratio=0.0, **PRUNING), dict(merge_ratio=0.5, **PRUNING)]
+)
+def test_a_steps_queries_are_grouped_where_that_is_faster(tiny, settings, monkeypatch):
+    """On a CPU that has no more threads than there are key heads, if nothing is masked; the same but for rounding."""
+    grouped, calls, steps = attention._grouped, [], 5
+
+    def counted(query, key, *rest):
+        calls.append((query.shape[1], key.shape[1], query.shape[2]))
+        return grouped(query, key, *rest)
+
+    def count(threads=2, context=settings, **inputs):
+        calls.clear()
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        with DyCoke(**context)(tiny) if context else capture_attention(tiny):
+            logits = words(tiny, inputs or inputs_of(tiny), steps + 1)[0]
+        assert set(calls) <= {(4, 2, 1)}
+        return len(calls), logits
+
+    monkeypatch.setattr(attention, "_grouped", counted)
+    layers = len(tiny.model.language_model.layers)
+    found, expected = count(threads=2), count(threads=3)
+    assert found[0] == layers * steps and expected[0] == 0
+    assert torch.allclose(found[1], expected[1], atol=1e-10)
+    two = prompt("tiny", tiny, 8, 2)
+    assert count(threads=4, **two)[0] == layers * steps and count(threads=5, **two)[0] == 0
+    two["attention_mask"][0, 0] = 0
+    assert count(threads=1, **two)[0] == 0
+    assert count(input_ids=torch.randint(TEXT, 200, (1, 7)))[0] == 0  # no video: as stock
+    assert count(context=dict(merge_ratio=0.0, prune_ratio=0.0))[0] == count(context=None)[0] == 0
+    tiny.set_attn_implementation("eager")
+    try:
+        assert count()[0] == 0
+    finally:
+        tiny.set_attn_implementation("sdpa")
 
 
 def test_off_takes_what_stock_takes(tiny):

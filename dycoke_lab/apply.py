@@ -19,7 +19,7 @@ from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 
 from dycoke_lab import whole_cache
-from dycoke_lab.attention import Call, check_watched, has_flat_masks, kernel_of, watching
+from dycoke_lab.attention import Call, can_group, check_watched, has_flat_masks, watching
 from dycoke_lab.compat import CACHE, cache_in
 from dycoke_lab.config import DyCokeConfig
 from dycoke_lab.generation import Generation
@@ -67,7 +67,7 @@ class DyCoke:
             stack.callback(decoder.register_forward_hook(session.done, always_call=True).remove)
             crops = dict.fromkeys(session.pruned, session.crop)
             sees = {self.config.score_layer - 1: session.see} if self.config.prune_ratio else {}
-            if self.config.prune_ratio or (self.config.compresses and kernel_of(decoder) == "sdpa"):
+            if session.watches:
                 groups = dict.fromkeys(range(len(decoder.layers)), session.compressing)
                 stack.enter_context(watching(decoder, crops=crops, sees=sees, groups=groups))
             if self.config.prune_ratio and method_of(self.config.method).in_prefill:
@@ -87,6 +87,11 @@ def generation_of(model: nn.Module, cache: Cache) -> Generation | None:
     """The compressed generation that this cache belongs to, inside the DyCoke context that made it; None if there is none."""
     session = _ACTIVE.get(model)
     return session.generations.get(cache) if session else None
+
+
+def watches(model: nn.Module) -> bool:
+    """Whether a DyCoke context looks on at this model's attention."""
+    return model in _ACTIVE and _ACTIVE[model].watches
 
 
 def forget(model: nn.Module) -> None:
@@ -123,6 +128,7 @@ class _Session:
         self.extras = getattr(adapter_for(model), "shorten", None)
         self.window = getattr(decoder.config, "sliding_window", None) or 0
         self.pruned, self.flash = _check_model(config, model, decoder), has_flat_masks(decoder)
+        self.watches = config.prune_ratio > 0 or (config.compresses and can_group(decoder))
         self.running = _Now()
         self.generations: WeakKeyDictionary[Cache, Generation] = WeakKeyDictionary()
 
@@ -145,10 +151,10 @@ class _Session:
         layout, self.finder.layout = self.finder.layout, None
         if layout is None:
             self.now = self.generations.get(cache) if cache is not None else None
-            if self.now and cache is not None and torch.is_grad_enabled():
-                if self.pruned and any(p.requires_grad for p in module.parameters()):
+            if self.now and torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()):
+                if self.pruned:
                     raise RuntimeError("pruning writes the cache in place, and has no gradients: decode under torch.no_grad()")
-                whole_cache.take_room(cache)  # gradients need what a step would write into
+                whole_cache.take_room(cache)  # type: ignore[arg-type]  # gradients need what a step would write into
             if self.now and self.now.compresses and self.finder.brings and isinstance(inputs.get("attention_mask"), dict):
                 raise ValueError(
                     "a picture in a later turn is not supported for this model, whose images see all of themselves: give it in the "

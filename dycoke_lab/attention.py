@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -67,13 +68,17 @@ def watching(
 
     masks: who may change the masks of which layers, by their numbers. crops: the same, but not asked in a call of one sample
     without a mask, where nothing has to be hidden. sees: who looks at the calls. groups: who allows that SDPA works
-    faster on a CPU, where that is equal but for rounding. Raises ValueError for flex attention, whose masks are no tensors.
+    faster on a CPU, where that is equal but for rounding. Raises ValueError for flex attention, whose masks are no tensors, and
+    RuntimeError if the attention implementation was changed while others look on.
     """
     config: Any = language_model.config
     modules = [layer.self_attn for layer in language_model.layers]  # type: ignore[union-attr]
-    if id(config) not in _CONFIGS:
+    state = _CONFIGS.get(id(config))
+    if state and any(any(_LAYERS.get(id(module), NOBODY)[:3]) for module in modules):
+        check_watched(language_model)
+    if state is None or config._attn_implementation != state.wrapper:  # those who only group can do so with another
         kernel = config._attn_implementation
-        _CONFIGS[id(config)] = _Watched(kernel, _wrapper(kernel, modules[0]), [])
+        _CONFIGS[id(config)] = _Watched(kernel, _wrapper(kernel, modules[0]), state.watchers if state else [])
         config._attn_implementation = _CONFIGS[id(config)].wrapper
     mine: list[tuple[list[Any], Any]] = [(_CONFIGS[id(config)].watchers, language_model)]
     for place, asked in enumerate((masks, crops, sees, groups)):
@@ -101,10 +106,11 @@ def watched(language_model: Any) -> int:
     return sum(model is language_model for model in state.watchers) if state else 0
 
 
-def kernel_of(language_model: Any) -> str:
-    """The kernel that works for it, watched or not."""
+def can_group(language_model: Any) -> bool:
+    """Whether `groups` would be asked: each layer has an attention that SDPA computes."""
     state = _CONFIGS.get(id(language_model.config))
-    return str(state.kernel if state else language_model.config._attn_implementation)
+    kernel = state.kernel if state else language_model.config._attn_implementation
+    return kernel == "sdpa" and all(hasattr(layer, "self_attn") for layer in language_model.layers)
 
 
 def has_flat_masks(language_model: Any) -> bool:
@@ -122,12 +128,12 @@ def check_watched(language_model: Any) -> None:
         )
 
 
-def _gains(kernel: str, query: Tensor, key: Tensor, kwargs: Mapping[str, Any]) -> bool:
+def _gains(base: Any, query: Tensor, key: Tensor, kwargs: Mapping[str, Any]) -> bool:
     """Whether `_grouped` can take this call, and gains by it: one word's on a CPU, whose kernel divides its work by heads, so that
     there must be a key head for each thread."""
     heads = key.size(0) * key.size(1)
     return (
-        kernel == "sdpa" and query.size(2) == 1 and query.is_cpu and query.size(1) > key.size(1)
+        base is sdpa_attention_forward and query.size(2) == 1 and query.is_cpu and query.size(1) > key.size(1)
         and torch.get_num_threads() <= heads and not kwargs.get("dropout")
         and kwargs.get("softcap") is None and kwargs.get("position_bias") is None
     )  # fmt: skip
@@ -153,12 +159,13 @@ def _wrapper(kernel: str, module: nn.Module) -> str:
         base = ALL_ATTENTION_FUNCTIONS[kernel]
     looks_up = kernel not in ("sdpa", "eager")  # FlashAttention's function looks up in the configuration which kernel to load
 
-    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Any:
+        mask = attention_mask
         masks, crops, sees, groups = _LAYERS.get(id(module), NOBODY)
         changes = masks if mask is None and query.size(0) == 1 else [*crops, *masks]
         for change in changes:
             mask = change(Call(int(module.layer_idx), query, key, mask, kwargs["scaling"]))  # type: ignore[arg-type]
-        if groups and mask is None and _gains(kernel, query, key, kwargs) and all(allows() for allows in groups):
+        if groups and mask is None and _gains(base, query, key, kwargs) and all(allows() for allows in groups):
             found = _grouped(query, key, value, kwargs["scaling"])
         elif not looks_up:
             found = base(module, query, key, value, mask, **kwargs)

@@ -43,6 +43,12 @@ class RoomLayer(DynamicLayer):
     def _look(self) -> None:
         keys, values = self.halves
         self.keys, self.values = keys[:, :, self.first : self.used], values[:, :, self.first : self.used]
+        self.shown = self.keys
+
+    def _heed(self) -> None:
+        """Go on with keys and values that someone else has put in their place, as stock does."""
+        if self.keys is not self.shown and self.end is None:
+            self._make_room(torch.cat([self.keys, self.values]), ROOM)  # type: ignore[list-item]
 
     end: Tensor | None = None  # (1,), the column of the next token, while the layer holds still
 
@@ -65,6 +71,7 @@ class RoomLayer(DynamicLayer):
         if self.end is not None:
             self.buffer.index_copy_(2, self.end, torch.cat([key_states, value_states]))
             return self.keys, self.values  # type: ignore[return-value]
+        self._heed()
         if not self.used:  # after a reset; of another batch, maybe
             self._make_room(torch.cat([key_states, value_states]), ROOM)
             return self.keys, self.values  # type: ignore[return-value]
@@ -91,6 +98,7 @@ class RoomLayer(DynamicLayer):
         return True
 
     def get_seq_length(self) -> int:
+        self._heed()
         return self.used
 
     def held(self) -> int:
@@ -98,6 +106,7 @@ class RoomLayer(DynamicLayer):
         return self.buffer[:, :, : self.used].numel() * self.buffer.element_size()
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        self._heed()
         self._take(self.buffer[_both(indices, self.buffer)])
 
     def reorder_cache(self, beam_idx: Tensor) -> None:  # type: ignore[override]
@@ -109,6 +118,7 @@ class RoomLayer(DynamicLayer):
     def crop(self, tokens_to_remove: int) -> None:
         if tokens_to_remove > 0:
             raise ValueError(f"tokens_to_remove={tokens_to_remove} must be negative, or 0: how many tokens to go back")
+        self._heed()
         self.used = max(self.used + tokens_to_remove, 0)
         self._look()
 
@@ -118,6 +128,7 @@ class RoomLayer(DynamicLayer):
 
     def stock(self) -> DynamicLayer:
         """A layer that knows nothing of this library, with the same keys and values."""
+        self._heed()
         return self._stock(self.buffer[:, :, : self.used])
 
     def _stock(self, states: Tensor) -> DynamicLayer:
@@ -174,6 +185,10 @@ class WaitingLayer(RoomLayer):
     def _take(self, buffer: Tensor) -> None:
         super()._take(buffer)
         self.rows = None
+
+    def _heed(self) -> None:
+        if self.keys is not self.shown and self.end is None:
+            raise RuntimeError("keys of a pruned layer were replaced from outside, and nobody knows which tokens they are")
 
     def get_seq_length(self) -> int:
         return self.used + self.prompt - self.columns

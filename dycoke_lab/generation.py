@@ -210,9 +210,8 @@ class Generation:
         whole_cache.tell_of_rearranging(cache, self.rearrange, len(self.available))
         if self.length != self.layout.length:
             whole_cache.report_whole_length(cache, self.layout.length - self.length)
-        if not torch.is_grad_enabled():
-            hold = [] if self.method.in_prefill else self.pruned
-            whole_cache.give_room(cache, (number for number in range(len(cache.layers)) if number not in hold))
+        hold = [] if self.method.in_prefill else self.pruned
+        whole_cache.give_room(cache, (number for number in range(len(cache.layers)) if number not in hold))
         if self.active and not self.method.in_prefill:
             self._hold(cache)
             self._select()

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from dycoke_lab.apply import generation_of
+from dycoke_lab.apply import generation_of, watches
 from dycoke_lab.attention import Call, watched, watching
 from dycoke_lab.cache import RoomLayer
 from dycoke_lab.compat import CACHE
@@ -40,7 +40,7 @@ class StaticSteps:
         self.model, self.cache, self.count, self.done = model, cache, count, 0
         self.decoder = decoder_of(model)
         self.generation = generation_of(model, cache)
-        _check(self.decoder, self.generation)
+        _check(model, self.decoder, self.generation)
         self.position = position.clone()
         if self.generation and self.generation.shift is not None:
             self.position = self.position + self.generation.shift
@@ -125,12 +125,12 @@ class StaticSteps:
         return logits
 
 
-def _check(decoder: Any, generation: Generation | None) -> None:
+def _check(model: Any, decoder: Any, generation: Generation | None) -> None:
     if (kernel := decoder.config._attn_implementation.removeprefix("dycoke_lab_")) != "sdpa":
         raise ValueError(
             f"attention kernel {kernel!r}: static steps hide unused room by a mask, for which only 'sdpa' is supported"
         )
-    if watched(decoder) > (generation is not None and generation.compresses):
+    if watched(decoder) > watches(model):
         raise ValueError("someone looks on at the attention (capture_attention), which static steps cannot tell what is in use")
     if generation is None:
         return

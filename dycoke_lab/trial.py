@@ -141,9 +141,8 @@ class Trial:
         layers: list[Any] = short.layers  # type: ignore[assignment]
         old: list[Any] = self.cache.layers  # type: ignore[assignment]
         for number, (whole, layer) in enumerate(zip(old, layers, strict=True)):
-            keys, values = whole.keys, whole.values
-            if number >= self.case.score_layer:
-                keys, values = keys[:, :, gone:].clone(), values[:, :, gone:].clone()
+            first = gone if number >= self.case.score_layer else 0
+            keys, values = whole.keys[:, :, first:].clone(), whole.values[:, :, first:].clone()
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys, values
         self.stack.close()  # from here on the model is as it was

@@ -16,12 +16,18 @@ from dycoke_lab.compat import CACHE
 
 
 def give_room(cache: Cache, numbers: Iterable[int]) -> list[int]:
-    """Have these of a cache's layers write in place, where they are stock's that concatenate. The numbers of those it concerned."""
+    """Have these of a cache's layers write in place, where they are stock's that concatenate. The numbers of those it concerned:
+    not those that gradients go through."""
     layers: list[Any] = cache.layers  # type: ignore[assignment]
-    plain = [number for number in numbers if type(layers[number]) is DynamicLayer and layers[number].is_initialized]
+    plain = [number for number in numbers if type(layers[number]) is DynamicLayer and _can_have_room(layers[number])]
     for number in plain:
         layers[number] = RoomLayer(layers[number])
     return plain
+
+
+def _can_have_room(layer: DynamicLayer) -> bool:
+    keys, values = layer.keys, layer.values
+    return keys is not None and values is not None and keys.shape == values.shape and not keys.requires_grad and keys.numel() > 0
 
 
 def take_room(cache: Cache) -> None:

@@ -9,15 +9,18 @@ import pytest
 import torch
 from families import FAMILIES, frames
 from test_methods import generate, longer
-from transformers import AttentionInterface
-from transformers.cache_utils import DynamicCache, DynamicLayer, StaticCache
+from transformers import AttentionInterface, Lfm2Config, LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, StaticCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from dycoke_lab import DyCoke, attention, capture_attention, prune
 from dycoke_lab.apply import generation_of, score_layer_for
+from dycoke_lab.attention import _CONFIGS
 from dycoke_lab.cache import RoomLayer
+from dycoke_lab.graph import StaticSteps
 from dycoke_lab.methods import METHODS, Method
 from dycoke_lab.shapes import TEXT, build, prompt
+from dycoke_lab.whole_cache import give_room
 
 PRUNING = dict(prune_ratio=0.7, score_layer=2, gate=2.0)
 
@@ -421,6 +424,110 @@ def test_a_steps_queries_are_grouped_where_that_is_faster(tiny, settings, monkey
         assert count()[0] == 0
     finally:
         tiny.set_attn_implementation("sdpa")
+
+
+def steps_of(model, cache, first, static, count=3):
+    """Logits of the next steps, ordinary ones or those of static shapes."""
+    given, place = torch.arange(60, 60 + count)[:, None, None], torch.tensor([[first]])
+    if not static:
+        return [model(input_ids=word, position_ids=place + n, past_key_values=cache).logits for n, word in enumerate(given)]
+    with StaticSteps(model, cache, place, count) as step:
+        return [step(word).clone() for word in given]
+
+
+@pytest.mark.parametrize("what", ["a kernel that is named anew", "a text", "a frozen model"])
+def test_static_steps_in_a_merging_context(tiny, what):
+    given = inputs_of(tiny) if what != "a text" else {"input_ids": torch.randint(TEXT, 200, (1, 7))}
+    found = []
+    with DyCoke(merge_ratio=0.5, prune_ratio=0.0)(tiny), torch.set_grad_enabled(what == "a frozen model"):
+        tiny.requires_grad_(what != "a frozen model")
+        if what == "a kernel that is named anew":
+            tiny.set_attn_implementation("sdpa")
+        for static in (False, True):
+            cache = cache_of(tiny)
+            tiny(**given, past_key_values=cache)
+            found.append(torch.cat(steps_of(tiny, cache, given["input_ids"].shape[1], static)))
+    tiny.requires_grad_(True)
+    assert torch.allclose(*found, atol=1e-10)
+    assert not _CONFIGS and tiny.model.language_model.config._attn_implementation == "sdpa"
+
+
+def test_a_kernel_that_is_set_inside_is_looked_at_after_merging_and_refused_after_pruning(tiny):
+    given = inputs_of(tiny)
+    for settings, refused in ((dict(merge_ratio=0.5, prune_ratio=0.0), False), (dict(merge_ratio=0.0, **PRUNING), True)):
+        with DyCoke(**settings)(tiny), torch.no_grad():
+            tiny.set_attn_implementation("eager")
+            if refused:
+                with pytest.raises(RuntimeError, match="'eager' inside a dycoke_lab context: set"), capture_attention(tiny):
+                    pass
+            else:
+                with capture_attention(tiny) as trace:
+                    words(tiny, given, 3)
+                assert len(trace.attention) == 3
+        assert not _CONFIGS and tiny.model.language_model.config._attn_implementation == "eager"
+        tiny.set_attn_implementation("sdpa")
+
+
+def test_a_function_of_ones_own_by_the_name_of_sdpa_is_asked(tiny):
+    calls = []
+
+    def own(module, query, *rest, **kwargs):
+        calls.append(query.shape[2])
+        return sdpa_attention_forward(module, query, *rest, **kwargs)
+
+    AttentionInterface.register("sdpa", own)
+    try:
+        with DyCoke(merge_ratio=0.5, prune_ratio=0.0)(tiny):
+            words(tiny, inputs_of(tiny), 4)
+    finally:
+        AttentionInterface.register("sdpa", sdpa_attention_forward)
+    assert calls.count(1) == 3 * len(tiny.model.language_model.layers)
+
+
+@pytest.mark.parametrize("settings", [dict(merge_ratio=0.5, prune_ratio=0.0), dict(merge_ratio=0.0, **PRUNING)])
+def test_keys_that_someone_replaces_are_heeded_or_refused(tiny, settings):
+    given, word, found = inputs_of(tiny), torch.tensor([[30]]), []
+    with DyCoke(**settings)(tiny), torch.no_grad():
+        for shorten in (Cache.crop, lambda cache, count: [trim(layer, count) for layer in cache.layers]):
+
+            def trim(layer, count):
+                layer.keys, layer.values = layer.keys[:, :, :count], layer.values[:, :, :count]
+
+            cache = cache_of(tiny)
+            tiny(**given, past_key_values=cache)
+            tiny(input_ids=word, past_key_values=cache)
+            if settings["prune_ratio"]:
+                trim(cache.layers[2], -1)
+                with pytest.raises(RuntimeError, match="keys of a pruned layer were replaced"):
+                    tiny(input_ids=word, past_key_values=cache)
+                return
+            length = cache.get_seq_length()
+            shorten(cache, -1)
+            assert cache.get_seq_length() == length - 1
+            found.append(tiny(input_ids=word, past_key_values=cache).logits)
+    assert torch.equal(*found)
+
+
+def test_a_decoder_with_layers_of_another_kind_can_merge():
+    """A convolution has no attention to group, and a cache of its own kind."""
+    base = build("tiny").config
+    text = Lfm2Config(
+        vocab_size=200, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        layer_types=["conv", "full_attention"], pad_token_id=0, eos_token_id=None,
+    )  # fmt: skip
+    ids = dict(image_token_id=base.image_token_id, video_token_id=base.video_token_id)
+    config = LlavaOnevisionConfig(vision_config=base.vision_config, text_config=text, **ids)
+    model = LlavaOnevisionForConditionalGeneration(config).eval()
+    with DyCoke(merge_ratio=0.5, prune_ratio=0.0)(model):
+        found, cache = words(model, prompt("tiny", model, 8, 1), 3)
+        assert found.shape[1] == 3 and type(cache.layers[1]) is RoomLayer
+
+
+def test_only_what_can_be_one_buffer_gets_room():
+    keys, values = torch.randn(1, 2, 5, 4), torch.randn(1, 2, 5, 3)
+    cache = DynamicCache()
+    cache.update(keys, keys, 0), cache.update(keys, values, 1), cache.update(keys.requires_grad_(), keys, 2)
+    assert give_room(cache, range(3)) == [0]
 
 
 def test_off_takes_what_stock_takes(tiny):

@@ -82,7 +82,7 @@ def _like(case: Case, method: str, **settings: float) -> Case:
 
 
 def table(out: Path) -> list[dict[str, Any]]:
-    """A line for each case of a run: seconds of each stage, bytes, and ratios to the full cache and to caches cut by hand.
+    """A line for each case of a run: seconds of each stage, bytes, and ratios to the full cache, to caches cut by hand and to merging alone.
 
     first word, end to end: with the encoding of the frames, if that was measured; total: from the prompt to the last word.
     roofline: the share of the device's measured peak at which the stage runs (least possible time by taken time)."""
@@ -119,7 +119,9 @@ def table(out: Path) -> list[dict[str, Any]]:
         cut = _like(case, "cut", merge_ratio=case.merge_ratio, prune_ratio=case.prune_ratio)
         floors = [rows for other, rows in found.items() if replace(other, gate=cut.gate, waiting=cut.waiting) == cut]
         line |= {f"{of} / full": ratio(of, rows, full) for of in ("prefill", "step", "total")}
+        merged = found.get(_like(case, "merge", merge_ratio=case.merge_ratio), [])
         line["step / cut"] = ratio("step", rows, floors[0] if floors and case.method == "dycoke" else [])
+        line["step / merge"] = ratio("step", rows, merged if case.method == "dycoke" else [])
         lines.append(line)
     return lines
 

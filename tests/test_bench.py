@@ -368,5 +368,10 @@ def test_the_readme_says_what_the_rows_say():
     short = [line for folder in ("floor-1-frame-cpu", "floor-2-frames-cpu") for line in report.table(BENCH / folder)]
     steps = [line["step / full"][0] for line in short if "gate 2" in line["case"]]
     assert f"a step takes {min(steps):.3f} to {max(steps):.3f} of one with the full cache" in readme
+    for case, told in (("", "a step takes {} of one with merging alone"), (" gate 2", "and {} with a new choice each time")):
+        found = "{:.3f} [{:.3f}, {:.3f}]".format(*lines[f"dycoke K=0.7 P=0.7{case}"]["step / merge"])
+        assert told.format(found) in " ".join(readme.split())
+    (barely,) = (line for line in report.table(BENCH / "uncompressed-32-frames-cpu") if line["case"] != "full")
+    assert barely["changed"] == 0 and f"that alone, a step takes {barely['step / full'][0]:.2f} of stock's" in readme
     saved = speed.gain("llava-ov-7b", H100, 0.7, 0.0, [32, 128], [1, 8])
     assert saved.loc[32, 1] < 0.01 and f"{100 * saved.loc[128, 8]:.0f} % at 128 frames and batch 8" in readme

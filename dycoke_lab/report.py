@@ -82,7 +82,8 @@ def _like(case: Case, method: str, **settings: float) -> Case:
 
 
 def table(out: Path) -> list[dict[str, Any]]:
-    """A line for each case of a run: seconds of each stage, bytes, and ratios to the full cache, to caches cut by hand and to merging alone.
+    """A line for each case of a run: seconds of each stage, bytes, and ratios to the full cache, to caches cut by hand, to merging
+    alone.
 
     first word, end to end: with the encoding of the frames, if that was measured; total: from the prompt to the last word.
     roofline: the share of the device's measured peak at which the stage runs (least possible time by taken time)."""

@@ -59,10 +59,12 @@ class DyCokeConfig:
 
     @property
     def merges(self) -> bool:
+        """Whether any token can be merged away."""
         return self.merge_ratio != 0 or self.merge_threshold is not None
 
     @property
     def compresses(self) -> bool:
+        """Whether a generation can differ from stock's."""
         return self.merges or self.prune_ratio > 0
 
     @property

@@ -151,7 +151,7 @@ class _Session:
         layout, self.finder.layout = self.finder.layout, None
         if layout is None:
             self.now = self.generations.get(cache) if cache is not None else None
-            if self.now and torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters()):
+            if self.now and _wants_gradients(module, inputs):
                 if self.pruned:
                     raise RuntimeError("pruning writes the cache in place, and has no gradients: decode under torch.no_grad()")
                 whole_cache.take_room(cache)  # type: ignore[arg-type]  # gradients need what a step would write into
@@ -198,6 +198,10 @@ class _Session:
     def restore(self) -> None:
         for cache, generation in self.generations.items():
             generation.release(cache)
+
+
+def _wants_gradients(module: nn.Module, inputs: dict[str, Any]) -> bool:
+    return torch.is_grad_enabled() and (inputs["inputs_embeds"].requires_grad or any(p.requires_grad for p in module.parameters()))
 
 
 def _check_model(config: DyCokeConfig, model: Any, decoder: Any) -> list[int]:

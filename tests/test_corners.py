@@ -20,7 +20,7 @@ from dycoke_lab.cache import RoomLayer
 from dycoke_lab.graph import StaticSteps
 from dycoke_lab.methods import METHODS, Method
 from dycoke_lab.shapes import TEXT, build, prompt
-from dycoke_lab.whole_cache import give_room
+from dycoke_lab.whole_cache import give_room, take_room
 
 PRUNING = dict(prune_ratio=0.7, score_layer=2, gate=2.0)
 
@@ -375,6 +375,29 @@ def test_gradients_of_a_later_turn_are_those_without_room(tiny):
         (room, found), (none, expected) = gradient(False), gradient(True)
     assert room == {RoomLayer} and none == {DynamicLayer}
     assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_gradients_of_given_embeddings_go_through_a_frozen_model(tiny):
+    given, found = inputs_of(tiny), []
+    tiny.requires_grad_(False)
+    try:
+        with DyCoke(merge_ratio=0.5, prune_ratio=0.0)(tiny):
+            for stock in (False, True):
+                cache, words = cache_of(tiny), torch.linspace(-1, 1, 128).double().view(1, 2, 64).requires_grad_()
+                tiny(**given, past_key_values=cache)
+                if stock:
+                    take_room(cache)
+                for word in words.split(1, 1):
+                    logits = tiny(inputs_embeds=word, past_key_values=cache).logits
+                found.append(torch.autograd.grad(logits.sum(), words)[0])
+        with DyCoke(merge_ratio=0.0, **PRUNING)(tiny), torch.enable_grad():
+            cache = cache_of(tiny)
+            tiny(**given, past_key_values=cache)
+            with pytest.raises(RuntimeError, match="has no gradients: decode under"):
+                tiny(inputs_embeds=words, past_key_values=cache)
+    finally:
+        tiny.requires_grad_(True)
+    assert found[0][0, 0].any() and torch.allclose(*found, atol=1e-12)
 
 
 def test_a_merged_cache_is_stock_again_afterwards(tiny):

@@ -1,4 +1,5 @@
-"""Make `import torchvision` work where its compiled operators do not load (its wheel is built for CUDA, torch is not).
+"""Make `import torchvision` work where its compiled operators do not load (its wheel is built for CUDA, torch
+is not).
 
 transformers' video processors need torchvision's Python side (resize, normalise), never its compiled
 operators, yet importing it fails when those are missing. Declaring their names is enough. Nothing is
@@ -44,4 +45,7 @@ def missing_operators() -> list[str]:
     spec = importlib.util.find_spec("torchvision")
     assert spec is not None and spec.origin is not None  # it was found a moment ago
     source = (Path(spec.origin).parent / "_meta_registrations.py").read_text()
-    return sorted(set(re.findall(r"""register_meta\(["'](\w+)["']""", source)) | set(re.findall(r"torchvision::(\w+)", source)))
+    return sorted(
+        set(re.findall(r"""register_meta\(["'](\w+)["']""", source))
+        | set(re.findall(r"torchvision::(\w+)", source))
+    )

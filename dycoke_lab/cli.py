@@ -1,4 +1,4 @@
-"""Command line: `python -m dycoke_lab run|bench|study|evidence|sweep|summary`, `... specimen train|evaluate|clips`."""
+"""The command line: `dycoke-lab run`, `study`, `bench`, and commands that make the committed data."""
 
 from __future__ import annotations
 
@@ -6,271 +6,263 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dycoke_lab.apply import score_layer_for
-from dycoke_lab.config import DyCokeConfig
-from dycoke_lab.loading import SPECIMENS, load_model, specimen_seeds
-from dycoke_lab.methods import METHODS
-from dycoke_lab.provenance import provenance
+from dycoke_lab.methods import METHODS, DyCoke, compose
+from dycoke_lab.methods.dynamic_pruning import INACTIVE
+
+DEFAULTS = DyCoke()
+THREADS = "of the CPU (default: torch's choice)"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m dycoke_lab", description="Token compression for video LLMs, to study")
-    commands = parser.add_subparsers(required=True)
+    """Run a command. Errors that the user can mend are one line, with exit code 1; wrong usage has 2."""
+    parser = argparse.ArgumentParser("dycoke-lab", description="Study token compression for video LLMs.")
+    commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
     _add_run(commands)
+    _add_study(commands)
     _add_bench(commands)
-    specimen = commands.add_parser("specimen", help="the tiny trained video LLM").add_subparsers(required=True)
-
-    train = specimen.add_parser("train", help="train one from nothing; goes on after an interruption")
-    train.add_argument("--seed", type=int, required=True, help="decides weights and videos")
-    train.add_argument("--out", type=Path, help="folder (default runs/specimen-SEED; its model into data/specimen/seed-SEED)")
-    train.add_argument("--threads", type=_at_least(0), default=0, help="CPU threads (default: torch's choice)")
-    train.set_defaults(do=_train)
-
-    evaluate = specimen.add_parser("evaluate", help="full-cache accuracy on held-out videos, as JSON")
-    evaluate.add_argument("--videos", type=_at_least(4), default=512, help="for each seed and question (default 512)")
-    evaluate.set_defaults(do=_evaluate)
-
-    for name, videos, about in (
-        ("evidence", 512, "the committed grid of one specimen: all methods, ratios and questions"),
-        ("sweep", 128, "the grid that thresholds are chosen by: dynamic pruning over K x P and similarity"),
-    ):
-        grid = commands.add_parser(name, help=f"{about}; goes on after an interruption")
-        grid.add_argument("--seed", type=int, required=True, help="which specimen")
-        grid.add_argument("--videos", type=_at_least(4), default=videos, help=f"for each setting (default {videos})")
-        grid.add_argument("--threads", type=_at_least(0), default=0, help="CPU threads (default: torch's choice)")
-        grid.add_argument("--out", type=Path, help=f"default data/results/{name}/seed-SEED")
-        grid.set_defaults(do=_grid, name=name, saved="Whole settings are saved; the same command goes on.")
-
-    summary = commands.add_parser("summary", help="tables and picture of the committed grids; prints the README's table")
+    _add_grid(commands, "evidence", 512, "all methods, ratios and questions on one specimen")
+    _add_grid(commands, "sweep", 128, "ratios and similarity thresholds on one specimen")
+    summary = commands.add_parser("summary", help="tables and figure of the committed evidence")
     summary.set_defaults(do=_summary)
-
-    study = commands.add_parser("study", help="run the notebooks; figures, tables and a lab book in a new folder")
-    study.add_argument("--videos", type=_at_least(4), default=64, help="held-out videos for each setting and specimen (default 64)")
-    study.set_defaults(do=_study)
-
-    clips = specimen.add_parser("clips", help="write the sample clips in data/clips anew")
-    clips.set_defaults(do=_clips)
+    _add_specimen(commands)
     options = parser.parse_args(arguments)
+    if getattr(options, "threads", None):
+        import torch
+
+        torch.set_num_threads(options.threads)
     try:
         options.do(options)
     except KeyboardInterrupt:
         print(f"\nInterrupted. {getattr(options, 'saved', '')}", file=sys.stderr)
-        raise SystemExit(130) from None  # as a shell has it
-    except (OSError, ValueError) as error:  # a broken pipe: the reader has seen enough
-        raise SystemExit(141 if isinstance(error, BrokenPipeError) else f"error: {error}") from error
+        raise SystemExit(130) from None  # a shell's code for Ctrl-C
+    except BrokenPipeError:  # the reader, as `head`, has read enough
+        raise SystemExit(141) from None
+    except (OSError, ValueError) as error:
+        raise SystemExit(_one_line(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"error: {' '.join(str(error).split())}"
 
 
 def _at_least(least: int) -> Callable[[str], int]:
-    """A whole number for argparse, from `least` on."""
+    """Return argparse's type of a whole number from `least` on."""
 
     def whole(text: str) -> int:
         if int(text) < least:
             raise argparse.ArgumentTypeError(f"{text} must be at least {least}")
         return int(text)
 
-    whole.__name__ = "whole number"  # as argparse calls it
+    whole.__name__ = "whole number"  # which argparse names in its message
     return whole
 
 
+def _add(parser: Any, name: str, default: Any, about: str, **how: Any) -> None:
+    """Add an option that says its default: a value, or what None means as "(...)" at the end of `about`."""
+    kind = {} if default is None or "choices" in how else {"type": type(default)}
+    shown = "" if default is None else f" (default: {default})"
+    parser.add_argument(f"--{name}", default=default, help=about + shown, **(kind | how))
+
+
 def _add_run(commands: Any) -> None:
-    default = DyCokeConfig()
     run = commands.add_parser("run", help="ask one question about one video")
     run.add_argument("video", help="a file (mp4, webm, gif, ...) or a folder of pictures")
-    run.add_argument("question", help='for the specimen, say, "describe the four scenes"')
-    run.add_argument("--model", default="specimen", help='"specimen", a checkpoint\'s folder, or its hub name (default specimen)')
-    run.add_argument("--dtype", default="auto", help="bfloat16, float32, ... (default: the checkpoint's)")
-    run.add_argument("--device", help="cuda, cpu, ... (default: a GPU if there is one; the CPU for the specimen)")
-    run.add_argument("--attention", help="sdpa, eager, flash_attention_2 (default: transformers' choice)")
-    run.add_argument("--seed", type=int, default=0, help="which specimen (default 0)")
-    chosen = run.add_mutually_exclusive_group()
-    chosen.add_argument("--frames", type=int, help="at most this many, at even distances (default: all)")
-    chosen.add_argument("--fps", type=float, help="this many frames for each second of the video")
-    run.add_argument(
-        "--merge-ratio",
-        type=float,
-        default=default.merge_ratio,
-        help=f"K, share of tokens merged away (default {default.merge_ratio})",
-    )
-    run.add_argument(
-        "--prune-ratio",
-        type=float,
-        default=default.prune_ratio,
-        help=f"P, share of the rest that waits at each step (default {default.prune_ratio})",
-    )
-    run.add_argument(
-        "--score-layer",
-        type=int,
-        help=f"L, first pruned layer (default {default.score_layer}, or the next that the model can have)",
-    )
-    run.add_argument(
-        "--method",
-        choices=[name for name in METHODS if name != "oracle"],
-        default=default.method,
-        help=f"who chooses (default {default.method})",
-    )
-    run.add_argument("--max-new-tokens", type=int, default=128, help="end of the answer at the latest (default 128)")
-    run.add_argument("--compare", action="store_true", help="answer with the full cache, too: words, tokens, memory, time")
+    run.add_argument("question", help='for the specimen, for example "describe the four scenes"')
+    _add(run, "model", "specimen", 'name on the hub, folder of a checkpoint, or "specimen"')
+    _add(run, "merge-ratio", DEFAULTS.merge_ratio, "K, the share of tokens that merging removes")
+    _add(run, "prune-ratio", DEFAULTS.prune_ratio, "P, the share of the others that is inactive at a step")
+    layer = f"L, the first pruned layer (default: {DEFAULTS.from_layer}, or the next one possible)"
+    _add(run, "from-layer", None, layer, type=int)
+    methods = ["full", *(name for name in METHODS if name != "hindsight")]
+    _add(run, "method", "dynamic", "what prunes", choices=methods)
+    frames = run.add_mutually_exclusive_group()
+    _add(frames, "frames", None, "at most so many, at even distances (default: all)", type=_at_least(1))
+    _add(frames, "fps", None, "so many frames for each second of the video", type=float)
+    _add(run, "max-new-tokens", 128, "the longest answer", type=_at_least(1))
+    run.add_argument("--compare", action="store_true", help="compare words, memory, time with the full cache")
+    _add(run, "dtype", "auto", "bfloat16, float32, ...; auto: the checkpoint's")
+    _add(run, "device", None, "cuda, cpu, ... (default: a GPU if there is one; the CPU for the specimen)")
+    _add(run, "attention", None, "sdpa, eager, flash_attention_2 (default: transformers' choice)")
+    _add(run, "seed", 0, "which specimen")
     run.set_defaults(do=_run)
 
 
-def _add_bench(commands: Any) -> None:
-    bench = commands.add_parser("bench", help="time and memory at a published shape, with random weights")
-    bench.add_argument(
-        "--shape", default="tiny", help="tiny, llava-ov-0.5b, llava-ov-7b, qwen2.5-vl-3b, qwen2.5-vl-7b (default tiny)"
-    )
-    bench.add_argument("--frames", type=_at_least(1), default=32, help="of each video (default 32)")
-    bench.add_argument("--batch", type=_at_least(1), default=1, help="prompts at once (default 1)")
-    bench.add_argument("--new-tokens", type=_at_least(1), default=64, help="measured decoding steps (default 64)")
-    bench.add_argument(
-        "--methods",
-        default="vision,full,dycoke,fastv,one-shot",
-        help="vision (encoding frames), full, capture (full, looked at), dycoke, merge (its merging alone), cut (and caches cut by "
-        "hand: the floor), or methods of `run` (default %(default)s)",
-    )
-    bench.add_argument("--merge-ratio", default=".3,.5,.7", help="K, for dycoke, with commas (default %(default)s)")
-    bench.add_argument("--prune-ratio", default=".7", help="P, with commas (default %(default)s)")
-    bench.add_argument("--gate", default=f"{DyCokeConfig.gate}", help="with commas; 2 selects at each step (default %(default)s)")
-    bench.add_argument(
-        "--waiting", choices=["device", "host", "nowhere"], default="device", help="where tokens wait (default device)"
-    )
-    bench.add_argument(
-        "--gpu-plan", action="store_true", help="the cases that a GPU is asked in ten minutes, in place of those above"
-    )
-    bench.add_argument("--minutes", type=float, help="start nothing new after so many; the same command goes on where it stopped")
-    bench.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    bench.add_argument("--dtype", help="float32, bfloat16, float16 (default: float32 on a CPU, bfloat16 on a GPU)")
-    bench.add_argument("--repeats", type=_at_least(1), default=3, help="rounds of all cases (default 3)")
-    bench.add_argument("--threads", type=_at_least(0), default=0, help="CPU threads (default: torch's choice)")
-    bench.add_argument("--out", type=Path, help="default data/results/bench/SHAPE-DEVICE")
-    bench.set_defaults(do=_bench, saved="Whole rounds are saved; the same command goes on.")
-
-
-def _bench(options: argparse.Namespace) -> None:
-    import torch
-
-    from dycoke_lab import bench, report
-    from dycoke_lab.case import METHODS_TO_MEASURE, cases, gpu_plan
-    from dycoke_lab.results import RESULTS
-    from dycoke_lab.shapes import SHAPES
-
-    names = [name.strip() for name in options.methods.split(",")]
-    if options.shape not in SHAPES or not set(names) <= set(METHODS_TO_MEASURE):
-        raise SystemExit(f"error: --shape must be one of {', '.join(SHAPES)}; --methods of {', '.join(METHODS_TO_MEASURE)}")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    merge, prune, gates = (
-        [float(part) for part in text.split(",")] for text in (options.merge_ratio, options.prune_ratio, options.gate)
-    )
-    found = cases(
-        options.shape, options.frames, options.batch, options.new_tokens, names, merge, prune, gates, options.waiting
-    )  # fmt: skip
-    found = list(gpu_plan(options.shape)) if options.gpu_plan else found
-    for case in found:
-        case.config()  # raises for settings out of range, before anything is measured
-    dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
-    out = options.out or RESULTS / "bench" / f"{options.shape}-{options.device}"
-    try:
-        bench.run(found, options.repeats, out, options.device, dtype, options.minutes)
-    except (AssertionError, RuntimeError) as error:  # torch asserts that it was built for CUDA
-        raise SystemExit(f"error: {error}") from error
-    print(f"{report.summary(out)}\n\nRows and provenance: {out}")
-
-
 def _run(options: argparse.Namespace) -> None:
-    from dycoke_lab.run import answer, comparison
+    from dycoke_lab.apply import from_layer_for
+    from dycoke_lab.evaluation.one_prompt import answer_prompt, comparison
+    from dycoke_lab.methods import Compression
+    from dycoke_lab.models.loading import load_model
     from dycoke_lab.video import prompt, read_video
 
-    layer = DyCokeConfig.score_layer if options.score_layer is None else options.score_layer
-    config = DyCokeConfig(
-        merge_ratio=options.merge_ratio, prune_ratio=options.prune_ratio, score_layer=layer, method=options.method
-    )
+    settings = options.method, options.merge_ratio, options.prune_ratio
+    layer = DEFAULTS.from_layer if options.from_layer is None else options.from_layer
+    compression = compose(*settings, layer)  # raises before a model is loaded
     video = read_video(options.video, options.frames, options.fps)
+    where = options.dtype, options.device, options.attention
     try:
-        model, processor = load_model(options.model, options.seed, options.dtype, options.device, options.attention)
+        model, processor = load_model(options.model, options.seed, *where)
     except TypeError as error:  # a family without an adapter
-        raise SystemExit(f"error: {error}") from error
-    if options.score_layer is None:
-        config = replace(config, score_layer=score_layer_for(model))
+        raise SystemExit(_one_line(error)) from error
+    if options.from_layer is None:
+        compression = compose(*settings, from_layer_for(model))
     inputs = prompt(processor, video, options.question)
-    compressed = answer(model, processor, inputs, config, options.max_new_tokens)
+    compressed = answer_prompt(model, processor, inputs, compression, options.max_new_tokens)
     if not options.compare:
         print(compressed.text)
         return
-    nothing = DyCokeConfig(merge_ratio=0.0, prune_ratio=0.0)
-    print(comparison(answer(model, processor, inputs, nothing, options.max_new_tokens), compressed, config))
+    full = answer_prompt(model, processor, inputs, Compression(), options.max_new_tokens)
+    print(comparison(full, compressed, compression))
 
 
-def _train(options: argparse.Namespace) -> None:
-    import torch
+def _add_study(commands: Any) -> None:
+    study = commands.add_parser("study", help="run all notebooks; leave figures, tables and a lab book")
+    _add(study, "videos", 64, "for each setting and specimen", type=_at_least(4))
+    study.set_defaults(do=_study)
 
-    from dycoke_lab.specimen.export import export
-    from dycoke_lab.specimen.train import TrainConfig, Trainer
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    out = options.out or Path("runs") / f"specimen-{options.seed}"
-    trainer = Trainer(TrainConfig(seed=options.seed, threads=options.threads), out)
-    model = trainer.run()
-    log = (out / "log.jsonl").read_text()
-    folder = options.out / "export" if options.out else SPECIMENS / f"seed-{options.seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "log.jsonl").write_text(log)
-    made = {
-        "began": trainer.began,
-        "config": asdict(trainer.config),
-        "precision": trainer.precision,
-        "minutes": round(trainer.seconds / 60, 1),
-    }
-    export(model, folder, made)
-    print(f"trained in {trainer.seconds / 60:.0f} minutes; checkpoint in {folder}")
+def _study(options: argparse.Namespace) -> None:
+    try:
+        from dycoke_lab.notebooks import make_study
+    except ImportError as error:
+        raise SystemExit(f"error: {error}: notebooks need Jupyter, pip install 'dycoke_lab[lab]'") from error
+    make_study(options.videos)
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser("bench", help="measure time and memory, with random weights")
+    _add(bench, "shape", "tiny", "tiny, llava-ov-0.5b, llava-ov-7b, qwen2.5-vl-3b, qwen2.5-vl-7b")
+    _add(bench, "frames", 32, "of each video", type=_at_least(1))
+    _add(bench, "batch", 1, "prompts at once", type=_at_least(1))
+    _add(bench, "new-tokens", 64, "measured decoding steps", type=_at_least(1))
+    methods = (
+        "with commas: vision (encoding frames), full, full-in-place, capture, merge, "
+        "truncated (caches truncated by hand), dycoke, or methods of `run`"
+    )
+    _add(bench, "methods", "vision,full,full-in-place,dycoke,fastv,one-shot", methods)
+    _add(bench, "merge-ratio", ".3,.5,.7", "K, with commas", type=_numbers)
+    _add(bench, "prune-ratio", ".7", "P, with commas", type=_numbers)
+    _add(bench, "reselect-below", ".9", "cosines, with commas; 2 selects at each step", type=_numbers)
+    _add(bench, "inactive", "device", "where inactive tokens' keys and values are", choices=INACTIVE)
+    plan = "what one GPU can measure in ten minutes, instead of the above"
+    bench.add_argument("--gpu-plan", action="store_true", help=plan)
+    _add(bench, "minutes", None, "start nothing new after so many; the same command continues", type=float)
+    _add(bench, "device", "cpu", "cpu or cuda")
+    _add(bench, "dtype", None, "float32, bfloat16, float16 (default: float32 on a CPU, bfloat16 on a GPU)")
+    _add(bench, "repeats", 3, "rounds of all configs", type=_at_least(1))
+    _add(bench, "threads", None, THREADS, type=_at_least(1))
+    _add(bench, "out", None, "folder (default: bench/SHAPE-DEVICE in the results)", type=Path)
+    bench.set_defaults(do=_bench, saved="Finished rounds are saved; the same command continues.")
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from dycoke_lab.bench.benchmark import run_benchmark
+    from dycoke_lab.bench.configs import METHODS_TO_MEASURE, configs, gpu_plan
+    from dycoke_lab.bench.model_shapes import SHAPES
+    from dycoke_lab.bench.summary import summary
+    from dycoke_lab.results.folders import BENCH
+
+    methods = [name.strip() for name in options.methods.split(",")]
+    for name, given, known in (("shape", [options.shape], SHAPES), ("methods", methods, METHODS_TO_MEASURE)):
+        if unknown := set(given) - set(known):
+            raise ValueError(f"--{name} {', '.join(sorted(unknown))}: known are {', '.join(known)}")
+    job = options.shape, options.frames, options.batch, options.new_tokens
+    ratios = options.merge_ratio, options.prune_ratio, options.reselect_below, options.inactive
+    found = list(gpu_plan(options.shape)) if options.gpu_plan else configs(*job, methods, *ratios)
+    for config in found:
+        config.compression()  # raises for parameters out of range, before anything is measured
+    dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
+    out = options.out or BENCH / f"{options.shape}-{options.device}"
+    try:
+        run_benchmark(found, options.repeats, out, options.device, dtype, options.minutes)
+    except (AssertionError, RuntimeError) as error:  # torch asserts that it was built for CUDA
+        raise SystemExit(_one_line(error)) from error
+    print(f"{summary(out)}\n\nRows and provenance: {out}")
+
+
+def _add_grid(commands: Any, name: str, videos: int, about: str) -> None:
+    grid = commands.add_parser(name, help=about)
+    _add(grid, "seed", None, "which specimen", type=int, required=True)
+    _add(grid, "videos", videos, "for each setting", type=_at_least(4))
+    _add(grid, "threads", None, THREADS, type=_at_least(1))
+    _add(grid, "out", None, f"folder (default: {name}/seed-SEED in the results)", type=Path)
+    grid.set_defaults(do=_grid, name=name, saved="Finished settings are saved; the same command continues.")
 
 
 def _grid(options: argparse.Namespace) -> None:
-    import torch
+    from dycoke_lab.evaluation import grids
+    from dycoke_lab.results import RESULTS, RowStore
 
-    from dycoke_lab import study
-    from dycoke_lab.results import RESULTS
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
     out = options.out or RESULTS / options.name / f"seed-{options.seed}"
-    cells = {"evidence": study.evidence, "sweep": study.sweep}[options.name](options.seed)
-    rows = study.run(cells, options.videos, out)
-    study.pack_rows(out)
-    print(f"{rows['cell'].nunique()} settings x {options.videos} videos in {out}")
+    configs = {"evidence": grids.evidence_grid, "sweep": grids.sweep_grid}[options.name](options.seed)
+    rows = grids.run_grid(configs, options.videos, out)
+    RowStore(out, videos=options.videos).pack()
+    print(f"{rows['config'].nunique()} settings x {options.videos} videos in {out}")
 
 
 def _summary(options: argparse.Namespace) -> None:
-    from dycoke_lab import plots
+    from dycoke_lab.evaluation.grids import read_grid
+    from dycoke_lab.evaluation.metrics import README_METHODS, accuracy, by_seed, readme_table
     from dycoke_lab.results import EVIDENCE
-    from dycoke_lab.study import read_rows
-    from dycoke_lab.tables import README_METHODS, accuracy, by_seed, readme_table
+    from dycoke_lab.viz import plots
 
-    rows = read_rows(EVIDENCE)
+    rows = read_grid(EVIDENCE)
     table = accuracy(rows).round(5)  # what is shown is what the file says
     table.to_csv(EVIDENCE / "accuracy.csv", index=False)
-    describe = rows[(rows["question"] == "describe") & rows["score_layer"].isin([0, 3])]
+    paper = [0, DEFAULTS.from_layer]  # 0: the full cache
+    describe = rows[(rows["question"] == "describe") & rows["from_layer"].isin(paper)]
     by_seed(describe).round(5).to_csv(EVIDENCE / "by-seed.csv")
-    table = table[(table["question"] == "describe") & table["score_layer"].isin([0, 3])]
-    plots.style()
+    table = table[(table["question"] == "describe") & table["from_layer"].isin(paper)]
     words = table[table["measure"] == "words"].set_index(["merge_ratio", "prune_ratio", "method"])["mean"]
-    gap = {method: 100 * (words[0.7, 0.0, "full"] - words[0.7, 0.7, method]) for method in ("dynamic", "last_query")}
+    full = words[0.7, 0.0, "full"]
+    once, dynamic = (100 * (full - words[0.7, 0.7, name]) for name in ("last_query", "dynamic"))
     title = (
-        f"At K = 0.7 and P = 0.7, choosing once loses {gap['last_query']:.0f} points of words, dynamic pruning {gap['dynamic']:.1f}"
+        f"At K = 0.7, P = 0.7, choosing once loses {once:.0f} points of words, dynamic pruning {dynamic:.1f}"
     )
+    plots.style()
     figure = plots.by_position(table[table["prune_ratio"].isin([0.0, 0.7, 0.9])], title, README_METHODS)
     figure.savefig(EVIDENCE / "by-position.png", dpi=110)
     print(readme_table(table))
 
 
-def _study(options: argparse.Namespace) -> None:
-    from dycoke_lab.book import make_study
+def _add_specimen(commands: Any) -> None:
+    about = "the tiny trained video LLM: train, evaluate, clips"
+    specimen = commands.add_parser("specimen", help=about)
+    parts = specimen.add_subparsers(required=True, title="commands", metavar="COMMAND")
+    train = parts.add_parser("train", help="train one from random weights; continues after an interruption")
+    _add(train, "seed", None, "decides weights and videos", type=int, required=True)
+    _add(train, "out", None, "folder (default: runs/specimen-SEED; its model into data/specimen)", type=Path)
+    _add(train, "threads", None, THREADS, type=_at_least(1))
+    train.set_defaults(do=_train, saved="The last checkpoint is saved; the same command continues.")
+    evaluate = parts.add_parser("evaluate", help="print accuracy with the full cache as JSON")
+    _add(evaluate, "videos", 512, "for each seed and question", type=_at_least(4))
+    evaluate.set_defaults(do=_evaluate)
+    clips = parts.add_parser("clips", help="write the sample clips of data/clips again")
+    clips.set_defaults(do=_clips)
 
-    make_study(options.videos)
+
+def _train(options: argparse.Namespace) -> None:
+    from dycoke_lab.models.loading import SPECIMENS
+    from dycoke_lab.specimen.train import TrainConfig, train_and_export
+
+    out = options.out or Path("runs") / f"specimen-{options.seed}"
+    checkpoint = options.out / "export" if options.out else SPECIMENS / f"seed-{options.seed}"
+    minutes = train_and_export(TrainConfig(seed=options.seed, threads=options.threads), out, checkpoint)
+    print(f"trained in {minutes:.0f} minutes; checkpoint in {checkpoint}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from dycoke_lab.evaluation.grids import specimen_accuracy
+    from dycoke_lab.results.provenance import provenance
+
+    about = {"accuracy": specimen_accuracy(options.videos), "provenance": provenance()}
+    print(json.dumps(about, indent=1))
 
 
 def _clips(options: argparse.Namespace) -> None:
@@ -278,23 +270,3 @@ def _clips(options: argparse.Namespace) -> None:
 
     write_clips()
     print(f"wrote {CLIPS}")
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from dycoke_lab.specimen.tasks import QUESTIONS
-    from dycoke_lab.study import Cell, evaluate
-
-    accuracy = []
-    for seed in specimen_seeds():
-        model, _ = load_model("specimen", seed)
-        for question in QUESTIONS:
-            rows = list(evaluate(model, Cell(seed, question, 0.0, 0.0, 0, "full"), options.videos))
-            for scenes in (None, *sorted({row["scenes"] for row in rows})):
-                chosen = [row for row in rows if scenes in (None, row["scenes"])]
-                right = sum(sum(map(int, row["right"])) for row in chosen)
-                accuracy.append({
-                    "seed": seed, "question": question, "scenes": scenes or "all", "videos": len(chosen),
-                    "words": right / sum(row["words"] for row in chosen),
-                    "exact": sum(row["exact"] for row in chosen) / len(chosen),
-                })  # fmt: skip
-    print(json.dumps({"accuracy": accuracy, "provenance": provenance()}, indent=1))

@@ -25,7 +25,8 @@ Choice = Callable[[int, float | None], Sequence[int]]
 class Video:
     """Some frames of a video.
 
-    frames: (frames, height, width, 3), 0 to 255, turned as the file asks for. numbers: which of the `total` frames these are.
+    frames: (frames, height, width, 3), 0 to 255, turned as the file asks for. numbers: which of the `total`
+    frames these are.
     fps: the file's own, None where there are no times.
     """
 
@@ -45,9 +46,10 @@ class Video:
 def read_video(source: str | Path | ArrayLike, frames: int | None = None, fps: float | None = None) -> Video:
     """Frames of a video. Only those chosen are held in memory.
 
-    source: a file that FFmpeg reads (mp4, webm, gif, ...); a folder of pictures, taken in the order of their names' numbers; or an
-    array (frames, height, width, 3), 0 to 255. frames: at most this many, at even distances, as transformers' processors
-    choose them. fps: this many for each second of a file. Neither: all there are.
+    source: a file that FFmpeg reads (mp4, webm, gif, ...); a folder of pictures, taken in the order of their
+    names' numbers; or an array (frames, height, width, 3), 0 to 255. frames: at most this many, at even
+    distances, as transformers' processors choose them. fps: this many for each second of a file. Neither: all
+    there are.
 
     Raises FileNotFoundError for a missing source, ValueError for one without frames or that cannot be read.
     """
@@ -60,7 +62,9 @@ def read_video(source: str | Path | ArrayLike, frames: int | None = None, fps: f
 
     def choose(total: int, seconds: float | None) -> Sequence[int]:
         if fps is not None and seconds is None:
-            raise ValueError(f"fps={fps} needs a file that says when its frames are shown: give frames instead")
+            raise ValueError(
+                f"fps={fps} needs a file that says when its frames are shown: give frames instead"
+            )
         count = frames if fps is None else max(1, int((seconds or 0) * fps + 1e-6))
         return even_indices(total, total if count is None else min(count, total))
 
@@ -83,12 +87,14 @@ def read_video(source: str | Path | ArrayLike, frames: int | None = None, fps: f
 
 
 def even_indices(total: int, count: int) -> list[int]:
-    """`count` of `total` frames at even distances from the first on, by the rule of transformers' video processors."""
+    """`count` of `total` frames at even distances from the first on, by the rule of transformers' video
+    processors."""
     return [number * total // count for number in range(count)]
 
 
 class _Index(NamedTuple):
-    """When each frame of a file is shown, which are keyframes (both in the stream's units, in order), seconds in all."""
+    """When each frame of a file is shown, which are keyframes (both in the stream's units, in order), seconds
+    in all."""
 
     times: list[int]
     keys: list[int]
@@ -136,7 +142,11 @@ def _index(path: Path) -> _Index:
 def _from_folder(path: Path, choose: Choice) -> Video:
     known = Image.registered_extensions()
     files = [file for file in path.iterdir() if file.suffix.lower() in known]
-    files.sort(key=lambda file: [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)])
+    files.sort(
+        key=lambda file: [
+            (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)
+        ]
+    )
     if not files:
         raise ValueError(f"source={str(path)!r} is a folder without pictures")
     pictures = []
@@ -146,30 +156,46 @@ def _from_folder(path: Path, choose: Choice) -> Video:
             with Image.open(files[number]) as picture:
                 pictures.append(np.asarray(ImageOps.exif_transpose(picture).convert("RGB")))
         except UnidentifiedImageError as error:
-            raise ValueError(f"source={str(path)!r}: {files[number].name} cannot be read as a picture") from error
+            raise ValueError(
+                f"source={str(path)!r}: {files[number].name} cannot be read as a picture"
+            ) from error
         if pictures[-1].shape != pictures[0].shape:
             high, wide, _ = pictures[0].shape
-            raise ValueError(f"source={str(path)!r}: {files[number].name} has another size than the first picture, {wide} x {high}")
+            raise ValueError(
+                f"source={str(path)!r}: {files[number].name} has another size than the first picture, "
+                f"{wide} x {high}"
+            )
     return Video(np.stack(pictures), tuple(numbers), len(files))
 
 
 def _checked(array: NDArray[Any]) -> Frames:
     if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not len(array):
         raise ValueError(
-            f"source has shape {array.shape} and type {array.dtype}: an array must be (frames, height, width, 3), uint8, 0 to 255"
+            f"source has shape {array.shape} and type {array.dtype}: an array must be (frames, height, "
+            "width, 3), uint8, 0 to 255"
         )
     return array
 
 
 def prompt(processor: Any, video: Video, question: str) -> Any:
-    """The model's inputs for one question about one video, through the chat template and transformers' own processor."""
+    """The model's inputs for one question about one video, through the chat template and transformers' own
+    processor."""
     if not isinstance(video, Video):
         raise TypeError(f"video is a {type(video).__name__}: give what read_video(...) returns")
-    return chat(processor, [{"role": "user", "content": [{"type": "video", "video": video}, {"type": "text", "text": question}]}])
+    return chat(
+        processor,
+        [
+            {
+                "role": "user",
+                "content": [{"type": "video", "video": video}, {"type": "text", "text": question}],
+            }
+        ],
+    )
 
 
 def on_model(inputs: Any, model: Any) -> Any:
-    """The inputs where the model is, pixels in its precision. (Casting all of them would round times, too.)"""
+    """The inputs where the model is, pixels in its precision. (Casting all of them would round times,
+    too.)"""
     inputs = inputs.to(model.device)
     for name in inputs:
         if name.startswith("pixel_values"):
@@ -180,8 +206,9 @@ def on_model(inputs: Any, model: Any) -> Any:
 def chat(processor: Any, messages: Sequence[dict[str, Any]]) -> Any:
     """The model's inputs for a conversation with any number of videos and images.
 
-    messages: role and content; content: parts {"type": "text", "text": str}, {"type": "video", "video": Video} or {"type": "image",
-    "image": a picture}. Frames are taken as they are. A processor that knows no videos (Gemma 3's) gets them as images in a row.
+    messages: role and content; content: parts {"type": "text", "text": str}, {"type": "video", "video":
+    Video} or {"type": "image", "image": a picture}. Frames are taken as they are. A processor that knows no
+    videos (Gemma 3's) gets them as images in a row.
     """
     moving = getattr(processor, "video_processor", None) is not None
     videos: list[Video] = []
@@ -204,7 +231,13 @@ def chat(processor: Any, messages: Sequence[dict[str, Any]]) -> Any:
     given: dict[str, Any] = {"images": images} if images else {}
     if videos:
         metadata = [video.metadata for video in videos]
-        given |= {"videos": [video.frames for video in videos], "video_metadata": metadata, "do_sample_frames": False}
+        given |= {
+            "videos": [video.frames for video in videos],
+            "video_metadata": metadata,
+            "do_sample_frames": False,
+        }
         if hasattr(processor.video_processor, "use_token_compression"):
-            given["use_token_compression"] = False  # it would take tokens away before DyCoke could compare frames
+            given["use_token_compression"] = (
+                False  # it would take tokens away before DyCoke could compare frames
+            )
     return processor(text=text, return_tensors="pt", **given)

@@ -1,11 +1,16 @@
+"""Fixtures of all tests. The shapes in signatures are really checked here: the hook comes before the library."""
+
 from __future__ import annotations
 
 import pytest
 import torch
-from families import FAMILIES, frames
+from helpers.families import FAMILIES, frames
+from jaxtyping import install_import_hook
 
-import dycoke_lab  # noqa: F401  (torchvision is made importable first)
-from dycoke_lab.specimen.tasks import Task, make_task
+CHECKED = ("dycoke_lab.methods", "dycoke_lab.models.token_layout", "dycoke_lab.runtime.kv_swap")
+install_import_hook(CHECKED, "helpers.checked_shapes.checked")
+
+import dycoke_lab  # noqa: E402, F401  (torchvision is made importable first)
 
 torch.set_num_threads(1)  # small tensors: more threads only wait for each other
 
@@ -26,6 +31,12 @@ def model(family):
 
 
 @pytest.fixture(scope="session")
+def tiny():
+    """A model for what does not depend on the family."""
+    return FAMILIES["llava_onevision"].model()
+
+
+@pytest.fixture(scope="session")
 def prompts(family):
     """Two prompts with one video each, as parts."""
     return [["user\n", ("video", frames(8 * family.paired, seed)), "what happens first?"] for seed in (0, 1)]
@@ -34,8 +45,3 @@ def prompts(family):
 @pytest.fixture(scope="session")
 def inputs(family, prompts):
     return family.inputs(*prompts)
-
-
-@pytest.fixture(scope="session")
-def task() -> Task:
-    return make_task("describe", 2, 2)

@@ -16,8 +16,8 @@ from PIL import Image
 from transformers.video_utils import VideoMetadata, default_sample_indices_fn, load_video
 
 from dycoke_lab import video as video_module
-from dycoke_lab.layout import Grid
 from dycoke_lab.models import ADAPTERS
+from dycoke_lab.models.token_layout import TokenGrid
 from dycoke_lab.specimen.clips import CLIPS, truth, write_mp4
 from dycoke_lab.specimen.export import build_processor
 from dycoke_lab.specimen.language import ID
@@ -90,14 +90,18 @@ def test_an_hour_takes_the_memory_of_the_frames_asked_for(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert video.shape == (8, 160, 160, 3) and peak < 4 * video.nbytes < 3600 * 160 * 160
-    assert [int(frame[-1, -1, 1]) for frame in video] == pytest.approx([n * 450 * 7 % 250 for n in range(8)], abs=4)
+    assert [int(frame[-1, -1, 1]) for frame in video] == pytest.approx(
+        [n * 450 * 7 % 250 for n in range(8)], abs=4
+    )
 
 
 def test_a_rotated_file_is_turned(tmp_path):
     path = write(tmp_path / "phone.mp4", 4)
     upright, data = read_video(path).frames, bytearray(path.read_bytes())
     matrix = data.index(b"tkhd") + 44
-    data[matrix : matrix + 20] = struct.pack(">5i", 0, 1 << 16, 0, -(1 << 16), 0)  # shown a quarter turned to the right
+    data[matrix : matrix + 20] = struct.pack(
+        ">5i", 0, 1 << 16, 0, -(1 << 16), 0
+    )  # shown a quarter turned to the right
     path.write_bytes(data)
     turned = read_video(path).frames
     assert upright[0, 0, 0, 0] > 200 > upright[0, 0, -1, 0]
@@ -168,7 +172,7 @@ def test_a_processor_gets_what_transformers_own_reader_would_give_it(family, tmp
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
     found = ADAPTERS[family.name].find_videos(family.model().config, ours)
-    assert found.videos == ((Grid(len(pixels) // family.paired, 4, 4),),)
+    assert found.videos == ((TokenGrid(len(pixels) // family.paired, 4, 4),),)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "video_llama_3", "smolvlm"], indirect=True)

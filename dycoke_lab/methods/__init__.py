@@ -1,33 +1,45 @@
-"""Selection methods, one registry: DyCoke's parts, one-shot baselines, controls, and an oracle."""
+"""Compression methods as pure tensor functions, on three seams (base.py), one file each; METHODS has them by
+name."""
 
-from dycoke_lab.methods.base import Method, Step, check_choice
+from dycoke_lab.methods.base import Compression, Merger, Method, PrefillReducer, Selector
 from dycoke_lab.methods.controls import KeepFirst, KeepNone, Random, Uniform
-from dycoke_lab.methods.dynamic import Dynamic
+from dycoke_lab.methods.dynamic_pruning import DyCoke, Dynamic
 from dycoke_lab.methods.fastv import FastV
 from dycoke_lab.methods.first_step import FirstStep
+from dycoke_lab.methods.hindsight import Hindsight
+from dycoke_lab.methods.interface import Assignment, LayerState, Place, Step, VideoTokens
 from dycoke_lab.methods.last_query import LastQuery
-from dycoke_lab.methods.oracle import Oracle
-from dycoke_lab.methods.reference import ReferenceCode
+from dycoke_lab.methods.reference_code import ReferenceCode
+from dycoke_lab.methods.registry import METHODS, colour_of, compose, label_of
+from dycoke_lab.methods.temporal_merging import TTM, Merged, temporal_merge
 
-METHODS: dict[str, type[Method]] = {
-    "dynamic": Dynamic,
-    "first_step": FirstStep,
-    "reference_code": ReferenceCode,
-    "last_query": LastQuery,
-    "fastv": FastV,
-    "random": Random,
-    "uniform": Uniform,
-    "keep_first": KeepFirst,
-    "keep_none": KeepNone,
-    "oracle": Oracle,
-}
-
-BUILT_IN = frozenset(METHODS.values())  # whose choices are tested, and need no check
-
-
-def method_of(named: str | Method) -> Method:
-    """The method of this name, or the one given."""
-    return METHODS[named]() if isinstance(named, str) else named
-
-
-__all__ = [*(cls.__name__ for cls in METHODS.values()), "BUILT_IN", "METHODS", "Method", "Step", "check_choice", "method_of"]
+__all__ = [
+    "METHODS",
+    "TTM",
+    "Assignment",
+    "Compression",
+    "DyCoke",
+    "Dynamic",
+    "FastV",
+    "FirstStep",
+    "Hindsight",
+    "KeepFirst",
+    "KeepNone",
+    "LastQuery",
+    "LayerState",
+    "Merged",
+    "Merger",
+    "Method",
+    "Place",
+    "PrefillReducer",
+    "Random",
+    "ReferenceCode",
+    "Selector",
+    "Step",
+    "Uniform",
+    "VideoTokens",
+    "colour_of",
+    "compose",
+    "label_of",
+    "temporal_merge",
+]

@@ -1,62 +1,75 @@
-"""Controls that look at nothing: random, uniform stride, keep-first, keep-none. All one-shot, after prefill."""
+"""Controls that use no attention: random, uniform stride, keep first, keep none. All one-shot, after the
+prefill."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from dycoke_lab.methods.base import Method, Step
-from dycoke_lab.prune import top
+from dycoke_lab.methods.base import Selector
+from dycoke_lab.methods.interface import Step
+from dycoke_lab.methods.scores import top
+
+
+class _Control(Selector):
+    paper: ClassVar[str] = "control"
+    needs: ClassVar[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True)
-class Random(Method):
-    """seed: decides the choice, together with the batch's shape. Each row has a choice of its own, also beams of one prompt."""
+class Random(_Control):
+    """Keep random tokens. seed: decides the choice, together with the batch's shape. Each batch element has a
+    choice of its own, also beams of one prompt."""
 
     seed: int = 0
 
+    label: ClassVar[str] = "random"
+    colour: ClassVar[str] = "#949494"
+
     def select(self, step: Step) -> Tensor | None:
-        if step.number != 0:
-            return None
         noise = torch.rand(step.scores.shape, generator=torch.Generator().manual_seed(self.seed))
-        return top(noise.to(step.scores.device), step.available, step.counts)
+        return top(noise.to(step.scores.device), step.candidates, step.budget)
 
 
 @dataclass(frozen=True)
-class Uniform(Method):
-    """Every n-th of the tokens that merging left, in order."""
+class Uniform(_Control):
+    """Keep every n-th of the tokens that merging retained, in order."""
+
+    label: ClassVar[str] = "uniform"
+    colour: ClassVar[str] = "#029e73"
 
     def select(self, step: Step) -> Tensor | None:
-        if step.number != 0:
-            return None
-        rank, total = step.available.cumsum(1) - 1, step.available.sum(1, keepdim=True).clamp(min=1)
-        # bucket b of `counts` equal ones begins where floor(rank * counts / total) first reaches b
-        bucket = rank * step.counts[:, None] // total
-        before = torch.where(rank > 0, (rank - 1) * step.counts[:, None] // total, -1)
-        return step.available & (bucket != before)
+        rank, total = step.candidates.cumsum(1) - 1, step.candidates.sum(1, keepdim=True).clamp(min=1)
+        # bucket b of `budget` equal ones begins where floor(rank * budget / total) first reaches b
+        bucket = rank * step.budget[:, None] // total
+        previous = torch.where(rank > 0, (rank - 1) * step.budget[:, None] // total, -1)
+        return step.candidates & (bucket != previous)
 
 
 @dataclass(frozen=True)
-class KeepFirst(Method):
-    """The earliest tokens, frame by frame."""
+class KeepFirst(_Control):
+    """Keep the earliest tokens, frame by frame."""
+
+    label: ClassVar[str] = "keep first"
+    colour: ClassVar[str] = "#ece133"
 
     def select(self, step: Step) -> Tensor | None:
-        if step.number != 0:
-            return None
-        return step.available & (step.available.cumsum(1) <= step.counts[:, None])
+        return step.candidates & (step.candidates.cumsum(1) <= step.budget[:, None])
 
 
 @dataclass(frozen=True)
-class KeepNone(Method):
-    """No visual token at all, whatever the ratio: what is still right was read below layer L, or while reading the prompt (the
-    first word always is).
+class KeepNone(_Control):
+    """Keep no visual token at all, whatever the ratio: what is still right was read below from_layer, or in
+    the prefill (which writes the first token). A selection that does no better selects nothing of use."""
 
-    A selection that does no better than this selects nothing of use.
-    """
+    label: ClassVar[str] = "no video from L on"
+    colour: ClassVar[str] = "#fbafe4"
 
-    exact: bool = False
+    def budget(self, candidates: Tensor) -> Tensor:
+        return torch.zeros_like(candidates.sum(-1))
 
     def select(self, step: Step) -> Tensor | None:
-        return torch.zeros_like(step.available) if step.number == 0 else None
+        return torch.zeros_like(step.candidates)

@@ -1,8 +1,11 @@
 """Model families: one small adapter each, found by the `model_type` of a model's config.
 
-An adapter says MODEL_TYPE; DECODER and VISION, which of `model.model`'s modules are the language model and the vision tower;
-and `find_videos(config, inputs)`: where the videos' tokens stand in a call's prompt, None if the call brings no video. A
-decoder that is given more for each column than embeddings and positions has `shorten` too (qwen3_vl.py).
+An adapter says MODEL_TYPE; DECODER and VISION, which of `model.model`'s modules are the language model and
+the vision tower; and `find_videos(config, inputs)`: where the videos' tokens stand in a call's prompt, None
+if the call brings no video. A decoder that is given more for each column than embeddings and positions has
+`shorten` too (qwen3_vl.py). VISION_PATCHES says how the vision tower's attention has a video's patches, for
+methods that need it: "images" (a square of patches for each frame, maybe with a class token) or "packed" (a
+row of patches, those of a token side by side); without it such methods are refused.
 """
 
 from __future__ import annotations
@@ -23,10 +26,19 @@ from dycoke_lab.models import (
     video_llama_3,
 )  # fmt: skip
 
-HOW_TO = "dycoke_lab/models/README.md"
+HOW_TO = "docs/add-a-model-family.md"
 ADAPTERS: dict[str, ModuleType] = {
     adapter.MODEL_TYPE: adapter
-    for adapter in (llava_onevision, llava_next_video, qwen2_5_vl, qwen3_vl, internvl, video_llama_3, smolvlm, gemma3)
+    for adapter in (
+        llava_onevision,
+        llava_next_video,
+        qwen2_5_vl,
+        qwen3_vl,
+        internvl,
+        video_llama_3,
+        smolvlm,
+        gemma3,
+    )
 }
 
 
@@ -35,7 +47,9 @@ def adapter_for(model: nn.Module) -> ModuleType:
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     check_supported(kind)
     if not hasattr(model, "model"):
-        raise TypeError(f"model is a {type(model).__name__}, a part of one that generates: give the whole model")
+        raise TypeError(
+            f"model is a {type(model).__name__}, a part of one that generates: give the whole model"
+        )
     return ADAPTERS[kind]
 
 
@@ -50,7 +64,9 @@ def check_supported(kind: str) -> None:
 
 def register(adapter: ModuleType) -> None:
     """Support one more family, by a module (or object) with what an adapter has."""
-    missing = [name for name in ("MODEL_TYPE", "DECODER", "VISION", "find_videos") if not hasattr(adapter, name)]
+    missing = [
+        name for name in ("MODEL_TYPE", "DECODER", "VISION", "find_videos") if not hasattr(adapter, name)
+    ]
     if missing:
         raise TypeError(f"adapter={adapter!r} lacks {', '.join(missing)}: see {HOW_TO}")
     ADAPTERS[adapter.MODEL_TYPE] = adapter
@@ -63,5 +79,15 @@ def decoder_of(model: Any) -> Any:
 
 
 def vision_of(model: Any) -> Any:
+    """Return the vision tower."""
     adapter = adapter_for(model)
     return getattr(model.model, adapter.VISION)
+
+
+def vision_attentions(model: Any) -> list[nn.Module]:
+    """Return the attention modules of the vision tower, layer by layer."""
+    tower = vision_of(model)
+    return [
+        module for module in tower.modules()
+        if type(module).__name__.endswith("Attention") and not isinstance(module, nn.MultiheadAttention)
+    ]  # fmt: skip

@@ -1,17 +1,21 @@
-"""Gemma 3: no video of its own; two or more images in a row, with at most 16 tokens between them, are taken for one."""
+"""Gemma 3: no video of its own; two or more images in a row, with at most 16 tokens between them, are taken
+for one."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from dycoke_lab.layout import VisualLayout
-from dycoke_lab.models.common import encoded, images_in_a_row
+from dycoke_lab.models.placeholders import encoded, images_in_a_row
+from dycoke_lab.models.token_layout import TokenLayout
 
 MODEL_TYPE = "gemma3"
 DECODER, VISION = "language_model", "vision_tower"
+VISION_PATCHES = "images"
 
 
-def find_videos(config: Any, inputs: dict[str, Any]) -> VisualLayout | None:
+def find_videos(config: Any, inputs: dict[str, Any]) -> TokenLayout | None:
     if encoded(inputs, "image", "pixel_values") is None:
         return None
-    return images_in_a_row(inputs["input_ids"], config.image_token_id, side=int(config.mm_tokens_per_image**0.5))
+    return images_in_a_row(
+        inputs["input_ids"], config.image_token_id, side=int(config.mm_tokens_per_image**0.5)
+    )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from dycoke_lab.layout import VisualLayout
-from dycoke_lab.models.common import encoded, images_in_a_row
+from dycoke_lab.models.placeholders import encoded, images_in_a_row
+from dycoke_lab.models.token_layout import TokenLayout
 
 MODEL_TYPE = "internvl"
 DECODER, VISION = "language_model", "vision_tower"
+VISION_PATCHES = "images"
 
 
-def find_videos(config: Any, inputs: dict[str, Any]) -> VisualLayout | None:
+def find_videos(config: Any, inputs: dict[str, Any]) -> TokenLayout | None:
     if encoded(inputs, "image", "pixel_values") is None:
         return None
     vision = config.vision_config

@@ -35,12 +35,12 @@ def build_model(width: int = 128, layers: int = 6) -> LlavaOnevisionForCondition
 
 
 def share_queries_and_keys(model: LlavaOnevisionForConditionalGeneration) -> None:
-    """Give the decoder layers from SHARED_FROM on one set of query and key weights (and the norm before them), as
-    ALBERT (arXiv 1909.11942) shares whole layers. The export writes them out for each layer.
+    """Give the decoder layers from SHARED_FROM on one set of query and key weights (and the norm before
+    them), as ALBERT (arXiv 1909.11942) shares whole layers. The export writes them out for each layer.
 
-    Why: layers with weights of their own divide the places of the video among them, and which layer looks
-    at which place differs from seed to seed. A large model's neighbouring layers look at much the same places, which is
-    what DyCoke (and FastV) build on; shared weights give a tiny model that property.
+    Why: layers with weights of their own divide the places of the video among them, and which layer attends
+    to which place differs from seed to seed. A large model's neighbouring layers attend to much the same
+    places, which is what DyCoke (and FastV) build on; shared weights give a tiny model that property.
     """
     layers = model.model.language_model.layers
     first = layers[SHARED_FROM]
@@ -51,10 +51,12 @@ def share_queries_and_keys(model: LlavaOnevisionForConditionalGeneration) -> Non
 
 @torch.no_grad()
 def keep_tokens_local(model: LlavaOnevisionForConditionalGeneration) -> None:
-    """Hold the vision tower's attention at zero, so that a visual token shows its own place of a frame and no other.
+    """Freeze the vision tower's attention at zero, so that a visual token shows its own place of a frame
+    only.
 
-    Why: a tower of two layers that was trained from nothing may spread what an actor looks like over the whole frame, or may
-    not, as the seed has it. Where it does, no token is redundant, and merging takes away what it should keep.
+    Why: a tower of two layers that is trained from random weights may spread an actor's appearance over the
+    whole frame, or may not, depending on the seed. If it does, no token is redundant, and merging removes
+    what it should keep.
     """
     for layer in model.model.vision_tower.encoder.layers:
         layer.self_attn.requires_grad_(requires_grad=False)
@@ -63,13 +65,14 @@ def keep_tokens_local(model: LlavaOnevisionForConditionalGeneration) -> None:
 
 
 @torch.no_grad()
-def look_before_reading(model: LlavaOnevisionForConditionalGeneration) -> None:
-    """Hold what attention adds to the hidden states at zero in layer SHARED_FROM: it looks where the layers above read, and
-    reads nothing itself. It is the layer whose attention DyCoke takes for its scores at the paper's L=3.
+def score_without_reading(model: LlavaOnevisionForConditionalGeneration) -> None:
+    """Freeze what attention adds to the hidden states at zero in layer SHARED_FROM: it attends where the
+    layers above attend, and reads nothing. Its attention gives DyCoke its scores at the paper's L=3.
 
-    Why: every layer below L sees the whole video at every step, and a tiny model can have read its answer there, so that
-    no later choice of tokens matters, good or bad. In large models the shallow layers make little use of visual tokens, and
-    language and vision meet in the middle layers (VisiPruner, arXiv 2510.17205).
+    Why: every layer below L attends to the whole video at every step, and a tiny model may read its answer
+    there, so that no later choice of tokens matters, good or bad. In large models the shallow layers make
+    little use of visual tokens, and language and vision meet in the middle layers (VisiPruner, arXiv
+    2510.17205).
     """
     attention = model.model.language_model.layers[SHARED_FROM].self_attn
     for projection in (attention.v_proj, attention.o_proj):

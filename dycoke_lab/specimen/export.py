@@ -1,4 +1,4 @@
-"""Make a trained specimen a checkpoint folder that stock transformers opens without this library."""
+"""Write a trained specimen as a checkpoint folder that stock transformers opens without this library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from dycoke_lab.provenance import provenance
+from dycoke_lab.results.provenance import provenance
 from dycoke_lab.specimen.language import ID, SPECIAL
 from dycoke_lab.specimen.world import GRID, SIZE
 
@@ -26,37 +26,46 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' }} "
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] if part['type'] == 'video' %}{{ '<video> ' }}{% endfor %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{% endif %} {% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% endif %} {% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
 
 def build_processor() -> LlavaOnevisionProcessor:
-    """The stock processor: one word a token, frames resized to 32 x 32 and scaled to -1 ... 1."""
+    """Return the stock processor: a token per word, frames resized to 32 x 32 and scaled to -1 ... 1."""
     words = Tokenizer(models.WordLevel(ID, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", eos_token="<|end|>", padding_side="left",
+        tokenizer_object=words,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<|end|>",
+        padding_side="left",
         additional_special_tokens=[word for word in SPECIAL if word not in ("<pad>", "<unk>", "<|end|>")],
         model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
-    picture: dict[str, Any] = dict(
-        size={"height": SIZE, "width": SIZE}, do_resize=True, do_rescale=True, do_normalize=True, do_convert_rgb=True,
-        image_mean=[0.5] * 3, image_std=[0.5] * 3,
-    )  # fmt: skip
+    )
+    switched_on = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
+    picture: dict[str, Any] = dict.fromkeys(switched_on, True) | {
+        "size": {"height": SIZE, "width": SIZE},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
     return LlavaOnevisionProcessor(
         image_processor=LlavaOnevisionImageProcessor(**picture, image_grid_pinpoints=[[SIZE, SIZE]]),
         video_processor=LlavaOnevisionVideoProcessor(**picture),
-        tokenizer=tokenizer, num_image_tokens=(2 * GRID) ** 2,  # before the 2 x 2 pooling
-         vision_feature_select_strategy="full", chat_template=CHAT_TEMPLATE,
-    )  # fmt: skip
+        tokenizer=tokenizer,
+        num_image_tokens=(2 * GRID) ** 2,  # before the 2 x 2 pooling
+        vision_feature_select_strategy="full",
+        chat_template=CHAT_TEMPLATE,
+    )
 
 
 def export(model: LlavaOnevisionForConditionalGeneration, folder: Path, training: dict[str, Any]) -> None:
     """Write config, safetensors, tokenizer, chat template, processor, and training.json with checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = model.state_dict()
-    model = LlavaOnevisionForConditionalGeneration(model.config)  # weights of their own, where training shared them
+    model = LlavaOnevisionForConditionalGeneration(model.config)  # copies of weights that training shared
     model.load_state_dict(weights)
     model.set_attn_implementation("sdpa")
     model.generation_config = GenerationConfig(

@@ -28,7 +28,7 @@ def describe_answer(shown: list[Scene]) -> str:
 
 
 def actor_question(actor: int, scene: int, scenes: int) -> str:
-    """One word about one scene. `actor` and `scene` count from 0."""
+    """Ask for one word about one scene. `actor` and `scene` count from 0."""
     return f"what is {PLACES[actor]} in scene {NUMBERS[scene]} of {NUMBERS[scenes - 1]} ?"
 
 
@@ -37,12 +37,12 @@ def actor_answer(shown: list[Scene], actor: int, scene: int) -> str:
 
 
 def compare_question(first: int, second: int, scenes: int) -> str:
-    """`first` and `second` count from 0."""
+    """Ask to compare two scenes; `first` and `second` count from 0."""
     return f"compare scenes {NUMBERS[first]} and {NUMBERS[second]} of {NUMBERS[scenes - 1]}"
 
 
 def compare_answer(shown: list[Scene], first: int, second: int) -> str:
-    """Names both scenes' actors, then how many kept their colour: the verdict needs both scenes."""
+    """Name both scenes' actors, then how many kept their colour: the verdict needs both scenes."""
     a, b = shown[first], shown[second]
     same = sum(x == y for x, y in zip(a, b, strict=True))
     return f"{' '.join(a)} , {' '.join(b)} share {('zero', *NUMBERS)[same]}"

@@ -1,4 +1,5 @@
-"""Held-out questions for the specimen, with the answers they must get and where each word's truth is."""
+"""Held-out questions for the specimen, with the right answers and the place in the video that each word
+names."""
 
 from __future__ import annotations
 
@@ -18,9 +19,10 @@ HELD_OUT = 10**12  # generator seeds from here on are never used in training
 class Task:
     """A batch of prompts of one length with their answers.
 
-    ids: (batch, prompt). answer: (batch, words), ending with the end token. scene, actor: (batch, words), which
-    scene and actor each word of the answer names, -1 where it names none. parts: columns of `answer` that count as
-    words, grouped by position in the answer (a scene each; the last group of `compare` is its verdict).
+    ids: (batch, prompt). answer: (batch, words), ending with the end token. scene, actor: (batch, words),
+    which scene and actor each word of the answer names, -1 where it names none. parts: columns of `answer`
+    that count as words, grouped by position in the answer (a scene each; the last group of `compare` is its
+    verdict).
     """
 
     question: str
@@ -32,7 +34,8 @@ class Task:
     parts: list[list[int]]
 
     def tokens_of(self, sample: int) -> tuple[Tensor, Tensor]:
-        """(words, visual) each: the tokens of the scene that a word names, and of its actor in that scene."""
+        """Return two (words, visual): the tokens of the scene that a word names, and of its actor in that
+        scene."""
         scenes = self.videos.scene[sample].repeat_interleave(GRID**2)
         actors = self.videos.actor[sample].flatten()
         in_scene = self.scene[sample][:, None] == scenes
@@ -40,7 +43,7 @@ class Task:
 
 
 def make_task(question: str, count: int, scenes: int, batch: int = 0) -> Task:
-    """`count` held-out videos of `scenes` scenes; the same arguments always give the same task."""
+    """Return `count` held-out videos of `scenes` scenes; the same arguments always give the same task."""
     if question not in QUESTIONS:
         raise ValueError(f"question={question!r} must be one of {', '.join(QUESTIONS)}")
     if scenes not in SCENES:
@@ -65,14 +68,16 @@ def make_task(question: str, count: int, scenes: int, batch: int = 0) -> Task:
             answers.append(lang.compare_answer(shown, first, second))
             where.append([*_places([first, second])[:-1], (-1, -1), (-1, -1), (-1, -1)])
     video = ["<video>"] * (scenes * CADENCE * GRID**2 + 1)
-    ids = torch.tensor([[lang.ID[w] for w in ("<|user|>", *video, *p.split(), "<|assistant|>")] for p in prompts])
+    ids = torch.tensor(
+        [[lang.ID[w] for w in ("<|user|>", *video, *p.split(), "<|assistant|>")] for p in prompts]
+    )
     answer = torch.tensor([lang.encode(f"{a} <|end|>") for a in answers])
     places = torch.tensor(where)
     return Task(question, videos, ids, answer, places[..., 0], places[..., 1], _parts(question, scenes))
 
 
 def _places(scenes: range | list[int]) -> list[tuple[int, int]]:
-    """(scene, actor) of each word of a list of scenes, with its commas and the token after it."""
+    """Return (scene, actor) of each word of a list of scenes, with its commas and the token after it."""
     return [place for scene in scenes for place in (*((scene, a) for a in range(ACTORS)), (-1, -1))]
 
 

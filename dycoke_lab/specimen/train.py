@@ -1,7 +1,7 @@
-"""Train a specimen from nothing: `python -m dycoke_lab specimen train --seed N`.
+"""Train a specimen from random weights: `dycoke-lab specimen train --seed N`.
 
-Each video carries several questions at once. They share the video's tokens and do not see each other, so
-the loss is the one of separate prompts at a fraction of their cost. Nothing is ever merged, dropped or
+Each video has several questions at once. They share the video's tokens and do not attend to each other, so
+the loss is that of separate prompts at a fraction of their cost. No visual token is ever merged, dropped or
 masked: DyCoke is training-free, and the evidence for it must be so too.
 """
 
@@ -20,17 +20,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import LlavaOnevisionForConditionalGeneration
 
-from dycoke_lab.provenance import provenance
+from dycoke_lab.results.provenance import provenance
 from dycoke_lab.specimen import language as lang
-from dycoke_lab.specimen.attention import register
-from dycoke_lab.specimen.build import build_model, keep_tokens_local, look_before_reading, share_queries_and_keys
-from dycoke_lab.specimen.muon import Muon
+from dycoke_lab.specimen.build import (
+    build_model,
+    keep_tokens_local,
+    score_without_reading,
+    share_queries_and_keys,
+)
+from dycoke_lab.specimen.export import export
+from dycoke_lab.specimen.training_attention import register
 from dycoke_lab.specimen.world import ACTORS, CADENCE, COLOUR_NAMES, GRID, Videos, make_videos
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a training run; a seed with these always sees the same videos."""
+    """Everything that decides a training run; the same settings always draw the same videos."""
 
     seed: int = 0
     steps: int = 1300
@@ -61,8 +66,8 @@ class Packed:
 
 
 def pack(videos: Videos, generator: torch.Generator) -> Packed:
-    """One prompt with the video, then six questions that do not see each other: describe, one about each actor in
-    a scene of its own drawing, compare."""
+    """Return a prompt with the video, then six questions that do not attend to each other: describe, one
+    about each actor in a random scene, compare."""
     scenes = videos.scenes
     asked = torch.randint(scenes, (ACTORS,), generator=generator).tolist()
     pair = torch.randperm(scenes, generator=generator)
@@ -72,10 +77,18 @@ def pack(videos: Videos, generator: torch.Generator) -> Packed:
         shown = [[COLOUR_NAMES[x] for x in scene] for scene in colours]
         turns = [
             (lang.describe_question(scenes), lang.describe_answer(shown)),
-            *((lang.actor_question(i, k, scenes), lang.actor_answer(shown, i, k)) for i, k in enumerate(asked)),
+            *(
+                (lang.actor_question(i, k, scenes), lang.actor_answer(shown, i, k))
+                for i, k in enumerate(asked)
+            ),
             (lang.compare_question(c, d, scenes), lang.compare_answer(shown, c, d)),
         ]
-        rows.append([([lang.ID[w] for w in (*q.split(), "<|assistant|>")], lang.encode(f"{r} <|end|>")) for q, r in turns])
+        rows.append(
+            [
+                ([lang.ID[w] for w in (*q.split(), "<|assistant|>")], lang.encode(f"{r} <|end|>"))
+                for q, r in turns
+            ]
+        )
     shared = [lang.ID["<|user|>"]] + [lang.ID["<video>"]] * (scenes * CADENCE * GRID**2 + 1)
     n = len(shared)
     ids = torch.tensor([[*shared, *(t for q, r in row for t in (*q, *r))] for row in rows])
@@ -93,7 +106,7 @@ def pack(videos: Videos, generator: torch.Generator) -> Packed:
 
 
 def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the two stacks of layers, AdamW for the rest."""
+    """Return Muon for the matrices inside the two stacks of layers, and AdamW for the rest."""
     inner: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -102,17 +115,21 @@ def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.
         matrix = parameter.ndim == 2 and ".layers." in name
         (inner if matrix else rest).append(parameter)
     adam = torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    return [adam, Muon(inner, lr=config.muon_lr, weight_decay=0.01)]
+    return [
+        adam,
+        torch.optim.Muon(inner, lr=config.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+    ]
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself; where it is emulated a step takes five times as long as in float32."""
+    """Return whether this CPU multiplies bfloat16; if it is emulated, a step takes five times as long as in
+    float32."""
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 class Trainer:
-    """One run, resumable: `folder` holds a checkpoint that is replaced atomically and a log that only grows."""
+    """A resumable run: `folder` holds a checkpoint that is replaced atomically, and a log."""
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
@@ -123,27 +140,31 @@ class Trainer:
         self.model = build_model()
         share_queries_and_keys(self.model)
         keep_tokens_local(self.model)
-        look_before_reading(self.model)
+        score_without_reading(self.model)
         self.model.to(device=self.device)  # type: ignore[call-overload,arg-type,call-arg]
         self.model.set_attn_implementation(register())
         self.optimizers = optimizers(self.model, config)
         self.rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self.step, self.stage, self.since, self.words, self.seconds = 0, 0, 0, 0.0, 0.0
-        self.began = provenance()  # the code a run began with, which may be another by the time it ends
+        self.began = provenance()  # the code may be another by the time the run ends
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "checkpoint.pt").exists():
             self._load()
 
     def run(self, progress: bool = True) -> LlavaOnevisionForConditionalGeneration:
-        """Train to the end; on Ctrl-C or a kill, the next run goes on where the last checkpoint stands."""
-        bar = tqdm(total=self.config.steps, initial=self.step, desc=f"seed {self.config.seed}", disable=not progress)
+        """Train to the end. After Ctrl-C or a kill, the next run continues from the last checkpoint."""
+        bar = tqdm(
+            total=self.config.steps, initial=self.step, desc=f"seed {self.config.seed}", disable=not progress
+        )
         try:
             while self.step < self.config.steps:
                 start = time.monotonic()
                 record = self._train_step()
                 self.seconds += time.monotonic() - start
                 bar.update()
-                bar.set_postfix(scenes=record["scenes"], loss=f"{record['loss']:.3f}", words=f"{self.words:.3f}")
+                bar.set_postfix(
+                    scenes=record["scenes"], loss=f"{record['loss']:.3f}", words=f"{self.words:.3f}"
+                )
                 if self.step % 20 == 0:
                     with (self.folder / "log.jsonl").open("a") as log:
                         log.write(json.dumps({**record, "minutes": round(self.seconds / 60, 2)}) + "\n")
@@ -167,22 +188,33 @@ class Trainer:
             optimizer.param_groups[0]["lr"] = rate * (min(1, (self.step + 1) / config.warmup) * decay + 0.01)
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = self.model(
-                input_ids=packed.ids.to(self.device), pixel_values_videos=videos.pixels.to(self.device) * 2 - 1,
-                attention_mask=packed.mask.to(self.device), position_ids=packed.positions.to(self.device),
-                logits_to_keep=targets.shape[1], use_cache=False,
-            ).logits.float()  # fmt: skip
+                input_ids=packed.ids.to(self.device),
+                pixel_values_videos=videos.pixels.to(self.device) * 2 - 1,
+                attention_mask=packed.mask.to(self.device),
+                position_ids=packed.positions.to(self.device),
+                logits_to_keep=targets.shape[1],
+                use_cache=False,
+            ).logits.float()
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        right = (logits.argmax(-1) == targets)[:, packed.describe].view(len(videos), scenes, ACTORS + 1)[..., :ACTORS]
+        right = (logits.argmax(-1) == targets)[:, packed.describe].view(len(videos), scenes, ACTORS + 1)[
+            ..., :ACTORS
+        ]
         words = right.float().mean().item()
         self.words = words if self.since == 0 else 0.95 * self.words + 0.05 * words
         self.since += 1
         self.step += 1
-        record = {"step": self.step, "scenes": scenes, "loss": loss.item(), "words": words, "running": self.words}
+        record = {
+            "step": self.step,
+            "scenes": scenes,
+            "loss": loss.item(),
+            "words": words,
+            "running": self.words,
+        }
         moved_on = (self.words > config.pass_mark and self.since > 60) or self.since > config.patience
         if moved_on and self.stage < len(STAGES) - 1:
             self.stage, self.since = self.stage + 1, 0
@@ -190,18 +222,23 @@ class Trainer:
 
     def _save(self) -> None:
         state = {
-            "config": asdict(self.config), "model": self.model.state_dict(),
+            "config": asdict(self.config),
+            "model": self.model.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
             "began": self.began,
             "progress": (self.step, self.stage, self.since, self.words, self.seconds),
-        }  # fmt: skip
+        }
         torch.save(state, self.folder / "checkpoint.tmp")
         os.replace(self.folder / "checkpoint.tmp", self.folder / "checkpoint.pt")
 
     def _load(self) -> None:
         state = torch.load(self.folder / "checkpoint.pt", map_location=self.device)
         saved, wanted = state["config"], asdict(self.config)
-        changed = {k: (saved[k], wanted[k]) for k in wanted if k not in ("threads", "device") and saved[k] != wanted[k]}
+        changed = {
+            k: (saved[k], wanted[k])
+            for k in wanted
+            if k not in ("threads", "device") and saved[k] != wanted[k]
+        }
         if changed:
             raise ValueError(
                 f"{self.folder} holds a run with other settings {changed} (saved, wanted): "
@@ -213,6 +250,19 @@ class Trainer:
         self.step, self.stage, self.since, self.words, self.seconds = state["progress"]
         self.began = state["began"]
         log = self.folder / "log.jsonl"
-        if log.exists():  # a kill can leave lines of steps that will be made again
+        if log.exists():  # a kill can leave lines of steps that will be repeated
             lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
             log.write_text("".join(line + "\n" for line in lines))
+
+
+def train_and_export(config: TrainConfig, folder: Path, checkpoint: Path) -> float:
+    """Train in `folder`, write the model and how it was made into `checkpoint`, and return the minutes it
+    took."""
+    trainer = Trainer(config, folder)
+    model = trainer.run()
+    minutes = round(trainer.seconds / 60, 1)
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    (checkpoint / "log.jsonl").write_text((folder / "log.jsonl").read_text())
+    about = {"began": trainer.began, "config": asdict(config), "precision": trainer.precision}
+    export(model, checkpoint, about | {"minutes": minutes})
+    return minutes

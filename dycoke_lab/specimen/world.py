@@ -1,12 +1,13 @@
-"""The synthetic videos that the specimen watches, with the truth of every frame.
+"""The synthetic videos that the specimen is asked about, with the truth of every frame.
 
-A video is a sequence of scenes, each about four frames long, cut at a jittered frame. A still, noisy
-background stays for the whole video. Four actors stand in it, one in each quarter of the picture, and
-fidget by a pixel or two, in every frame; with every cut each of them takes on a new colour and a new shape. Frames are
-32 x 32 pixels; the specimen sees a frame as 4 x 4 visual tokens of 8 x 8 pixels, and an actor fills one.
+A video is a sequence of scenes, each about four frames long; the frame at which one ends is jittered. A noisy
+background stays the same for the whole video. Four actors stand in it, one in each quarter of the picture,
+and move by a pixel or two in every frame; with every scene each of them takes on a new colour and a new
+shape. Frames have 32 x 32 pixels; in the model a frame is 4 x 4 visual tokens of 8 x 8 pixels, and an actor
+fills one.
 
-The world was chosen so that there is something to see: every word of the answer needs another place of
-the video, in another scene than the word before, and nothing but the video says what it is.
+The world was chosen so that there is something to see: every word of the answer needs another place of the
+video, and nothing but the video says what it is.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ GRID = 4  # visual tokens a side
 CELL = SIZE // GRID  # pixels a side of a visual token
 ACTORS = 4  # one a quarter, in reading order
 SPRITE = 6  # pixels a side of an actor
-CADENCE = 4  # frames a scene, before the cuts are jittered
-JITTER = 1  # frames by which a cut may move either way
+CADENCE = 4  # frames a scene, before jitter
+JITTER = 1  # frames by which a scene may begin earlier or later
 SCENES = (2, 3, 4, 5)  # numbers of scenes a video may have
 
 COLOURS = {
@@ -68,7 +69,8 @@ class Videos:
 
 
 def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
-    """Draw `count` videos of `scenes` scenes (4 * scenes frames). The generator's state decides everything."""
+    """Draw `count` videos of `scenes` scenes (4 * scenes frames). The generator's state decides
+    everything."""
     if count < 1 or scenes < 1:
         raise ValueError(f"count={count} and scenes={scenes} must both be at least 1")
 
@@ -83,9 +85,12 @@ def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
     shape = integers(0, len(SHAPES), count, scenes, ACTORS)
 
     quarter = torch.tensor([[0, 0], [0, 2], [2, 0], [2, 2]])
-    stand = quarter + integers(0, 2, count, ACTORS, 2)  # row and column of the cell
-    free = CELL - SPRITE + 1  # places along a side; the walk never comes back within two frames
-    walk = (integers(0, free**2, count, 1, ACTORS) + integers(1, free**2 // 2 + 1, count, frames, ACTORS).cumsum(1)) % free**2
+    stand = quarter + integers(0, 2, count, ACTORS, 2)  # row and column of the visual token
+    free = CELL - SPRITE + 1  # places along a side; an actor never returns to one within two frames
+    moves = integers(0, free**2, count, 1, ACTORS) + integers(
+        1, free**2 // 2 + 1, count, frames, ACTORS
+    ).cumsum(1)
+    walk = moves % free**2
     corner = (stand * CELL)[:, None] + torch.stack([walk // free, walk % free], -1)
     offset = torch.arange(SPRITE)
     index = (corner[..., 0, None, None] + offset[:, None]) * SIZE + corner[..., 1, None, None] + offset
@@ -98,7 +103,9 @@ def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
     mask = torch.zeros(count, frames, SIZE * SIZE).scatter_(2, index, sprites[per_frame(shape)].flatten(2))
     paint = torch.tensor(list(COLOURS.values()))[per_frame(colour)]  # (videos, frames, actors, 3)
     paint = paint.repeat_interleave(SPRITE**2, 2)
-    image = torch.zeros(count, frames, SIZE * SIZE, 3).scatter_(2, index[..., None].expand(-1, -1, -1, 3), paint)
+    image = torch.zeros(count, frames, SIZE * SIZE, 3).scatter_(
+        2, index[..., None].expand(-1, -1, -1, 3), paint
+    )
     image = image.view(count, frames, SIZE, SIZE, 3).permute(0, 1, 4, 2, 3)
 
     back = torch.rand(count, 1, 3, 8, 8, generator=generator) * 0.5

@@ -1,0 +1,1 @@
+"""Accuracy: grids of real `generate` runs on the specimens, tables with intervals, one prompt, lmms-eval."""

@@ -1,0 +1,106 @@
+"""The methods by name: one line each. `METHODS` prints as a table; a user's own joins by `METHODS["name"] =
+Class`."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+from dycoke_lab.methods.base import Compression, Method, Selector
+from dycoke_lab.methods.controls import KeepFirst, KeepNone, Random, Uniform
+from dycoke_lab.methods.dynamic_pruning import Dynamic
+from dycoke_lab.methods.fastv import FastV
+from dycoke_lab.methods.first_step import FirstStep
+from dycoke_lab.methods.hindsight import Hindsight
+from dycoke_lab.methods.last_query import LastQuery
+from dycoke_lab.methods.reference_code import ReferenceCode
+from dycoke_lab.methods.temporal_merging import TTM
+
+FULL = "full"  # no method at all
+SPARE_COLOURS = ("#7f3c8d", "#11a579", "#3969ac", "#f2b701", "#e73f74", "#80ba5a", "#e68310", "#008695")
+
+
+class Registry(dict[str, type[Method]]):
+    """Method classes by name."""
+
+    def __setitem__(self, name: str, method: type[Method]) -> None:
+        if not (isinstance(method, type) and issubclass(method, Method)):
+            raise TypeError(
+                f"METHODS[{name!r}] must be a class with Merger, PrefillReducer or Selector as its base"
+            )
+        super().__setitem__(name, method)
+
+    def table(self) -> Any:
+        """Return a DataFrame: name, paper, seam, needs, can return."""
+        import pandas as pd
+
+        return pd.DataFrame([
+            {"name": name, "paper": cls.paper, "seam": cls.seam, "needs": ", ".join(sorted(cls.needs)),
+             "can return": ("yes" if cls.can_return else "no") if issubclass(cls, Selector) else ""}
+            for name, cls in self.items()
+        ])  # fmt: skip
+
+    def __repr__(self) -> str:
+        return str(self.table().to_string(index=False))
+
+    def _repr_html_(self) -> str:
+        return str(self.table().to_html(index=False))
+
+
+METHODS = Registry(
+    {
+        "ttm": TTM,
+        "dynamic": Dynamic,
+        "first_step": FirstStep,
+        "reference_code": ReferenceCode,
+        "last_query": LastQuery,
+        "fastv": FastV,
+        "random": Random,
+        "uniform": Uniform,
+        "keep_first": KeepFirst,
+        "keep_none": KeepNone,
+        "hindsight": Hindsight,
+    }
+)
+
+
+def compose(
+    method: str, merge_ratio: float = 0.0, prune_ratio: float = 0.0, from_layer: int = 3,
+    threshold: float | None = None, **fields: Any,
+) -> Compression:  # fmt: skip
+    """Return temporal merging by a ratio or a threshold, and then the selector or reducer of this name.
+
+    "full" is the full cache (of what merging retains). fields: other parameters of the method. Raises
+    ValueError for an unknown name, and what the methods raise for their parameters.
+    """
+    if method != FULL and method not in METHODS:
+        raise ValueError(f"method={method!r} must be one of {', '.join([FULL, *METHODS])}")
+    merging = Compression()
+    if threshold is not None or merge_ratio:
+        merging = Compression.of(TTM(threshold=threshold) if threshold is not None else TTM(merge_ratio))
+    if method in (FULL, "ttm"):
+        return merging
+    return merging + METHODS[method](prune_ratio=prune_ratio, from_layer=from_layer, **fields)  # type: ignore[call-arg]
+
+
+def label_of(method: str | type[Method] | Method | Compression) -> str:
+    """Return what a method is called in figures and tables: its label, or the name of its class."""
+    if isinstance(method, Compression):
+        return method.label
+    if method == FULL:
+        return "full cache"
+    if isinstance(method, str):
+        if method not in METHODS:
+            return method
+        method = METHODS[method]
+    cls = method if isinstance(method, type) else type(method)
+    return cls.label or cls.__name__
+
+
+def colour_of(method: str | type[Method] | Method) -> str:
+    """Return a method's colour; one that has none gets a spare one by its name, always the same."""
+    if method == FULL:
+        return "#000000"
+    found = METHODS.get(method) if isinstance(method, str) else method
+    colour = getattr(found, "colour", "")
+    return colour or SPARE_COLOURS[zlib.crc32(label_of(method).encode()) % len(SPARE_COLOURS)]

@@ -1,0 +1,78 @@
+"""Pure functions on attention scores: what a token's score is, how many tokens to keep, and which."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def retained_budget(candidates: Bool[Tensor, "*rows visual"], prune_ratio: float) -> Int[Tensor, "*rows"]:
+    """Return how many tokens to keep: (1 - prune_ratio) of the candidates, to the nearest, halves up; at
+    least 1 if there is one."""
+    count = candidates.sum(-1)
+    return ((1 - prune_ratio) * count.double() + 0.5 + 1e-9).long().clamp(min=1).minimum(count)
+
+
+def top(
+    scores: Float[Tensor, "*rows visual"],
+    candidates: Bool[Tensor, "*rows visual"],
+    budget: Int[Tensor, "*rows"],
+) -> Bool[Tensor, "*rows visual"]:
+    """Return the `budget` candidates with the highest scores; of equal scores the earlier token wins."""
+    order = torch.where(candidates, scores, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(scores.shape[-1], device=scores.device)
+    return torch.zeros_like(candidates).scatter(-1, order, rank < budget[..., None])
+
+
+def has_moved(
+    scores: Float[Tensor, "*rows visual"], previous: Float[Tensor, "*rows visual"], below: float
+) -> Bool[Tensor, "*rows"]:
+    """Return whether the cosine between adjacent steps' attention is below this."""
+    return F.cosine_similarity(scores.float(), previous.float(), dim=-1) < below
+
+
+def last_query_attention(
+    query: Float[Tensor, "batch heads queries dim"],
+    key: Float[Tensor, "batch kv_heads keys dim"],
+    mask: Tensor | None,
+    scaling: float,
+) -> Float[Tensor, "batch heads keys"]:
+    """Return the attention of the last query over all keys: one row, never the square. Softmax in float32, as
+    stock's eager attention. mask: as `visible` takes it."""
+    batch, heads, _, dim = query.shape
+    row = (query[:, :, -1] * scaling).reshape(batch * key.shape[1], -1, dim)
+    logits = torch.bmm(row, key.flatten(0, 1).transpose(1, 2)).view(batch, heads, -1).float()
+    if mask is not None:
+        logits = logits.masked_fill(~visible(mask, key.shape[2])[:, None], -torch.inf)
+    return logits.softmax(-1)
+
+
+def window_attention(
+    query: Float[Tensor, "batch heads queries dim"],
+    key: Float[Tensor, "batch kv_heads keys dim"],
+    mask: Tensor | None,
+    scaling: float,
+    window: int,
+) -> Float[Tensor, "batch heads window keys"]:
+    """Return the causal attention of the last `window` queries (of all, if there are fewer) over all keys."""
+    window, keys = min(window, query.shape[2]), key.shape[2]
+    spread = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    logits = (query[:, :, -window:] * scaling @ spread.transpose(2, 3)).float()
+    allowed = torch.ones(window, keys, dtype=torch.bool, device=key.device).tril(keys - window)[None]
+    if mask is not None and mask.ndim == 2:  # FlashAttention's
+        allowed = allowed & mask[:, None, -keys:].bool()
+    elif mask is not None:
+        rows = mask[:, 0, -window:, :keys]
+        allowed = allowed & (rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2)
+    return logits.masked_fill(~allowed[:, None], -torch.inf).softmax(-1).nan_to_num(0)
+
+
+def visible(mask: Tensor, keys: int) -> Bool[Tensor, "batch keys"]:
+    """Return which keys the last query may attend to, from an attention function's mask: (batch or 1, 1,
+    queries, keys), True or 0 where it may; or FlashAttention's, (batch, keys)."""
+    last = mask[:, -keys:] if mask.ndim == 2 else mask[:, 0, -1, :keys]
+    if last.dtype == torch.bool:
+        return last
+    return last.bool() if mask.ndim == 2 else last > torch.finfo(last.dtype).min / 2

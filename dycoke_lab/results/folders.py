@@ -1,0 +1,64 @@
+"""Where data lie, and where a run's figures and tables go: a new folder, so that nothing is overwritten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dycoke_lab.results.provenance import IN_CHECKOUT, ROOT, provenance
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+DATA = ROOT / "data" if IN_CHECKOUT else ROOT / "dycoke_lab" / "_data"  # a wheel brings specimens and clips
+RESULTS = DATA / "results" if IN_CHECKOUT else Path("runs")
+EVIDENCE = RESULTS / "evidence"  # the committed grid: 3 seeds x 512 videos
+SWEEP = RESULTS / "sweep"  # the committed grid that thresholds are chosen by
+BENCH = RESULTS / "bench"  # committed times and bytes
+
+
+def new_folder(kind: str) -> Path:
+    """Make RESULTS/KIND-YYYYMMDD-HHMMSS with its provenance.json; -2, -3, ... if another run began in
+    that second."""
+    for folder in _numbered(RESULTS / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"):
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:  # taken, perhaps by another process just now
+            continue
+    (folder / "provenance.json").write_text(json.dumps(provenance(), indent=1) + "\n")
+    return folder
+
+
+def open_folder(results: str | None) -> Path:
+    """Return a notebook's output folder: the one that `make study` gives, or a new one if it is run by
+    hand."""
+    return Path(results) if results else new_folder("notebook")
+
+
+def keep(folder: Path, name: str, result: Figure | Image | pd.DataFrame) -> Path:
+    """Save a figure or image as NAME.png or a table as NAME.csv; as NAME-2, NAME-3, ... if a cell is run
+    again."""
+    is_table = hasattr(result, "to_csv")
+    path = next(
+        path for path in _numbered(folder / f"{name}.{'csv' if is_table else 'png'}") if not path.exists()
+    )
+    if is_table:
+        result.to_csv(path, index=False)
+    elif hasattr(result, "savefig"):
+        result.savefig(path, dpi=150)
+    else:
+        result.save(path)
+    return path
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """Yield the path itself, then NAME-2, NAME-3, ..."""
+    yield path
+    yield from (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))

@@ -1,0 +1,314 @@
+"""Figures and tables of time and memory, for notebook 08 and for benchmarks of one's own."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from dycoke_lab.bench import flops
+from dycoke_lab.bench.configs import BenchmarkConfig
+from dycoke_lab.bench.model_shapes import SHAPES
+from dycoke_lab.bench.roofline import Device, columns, prediction, work
+from dycoke_lab.bench.summary import RATIOS, Line, by_config, device_of, interval, mean_changed, table, value
+from dycoke_lab.methods import colour_of
+from dycoke_lab.results.rows import read_rows
+
+STAGES = {
+    "encoding frames": "#999999",
+    "merging": "#d55e00",
+    "prefill": "#0072b2",
+    "decoding": "#56b4e9",
+    "selecting": "#e69f00",
+}
+DENOMINATORS = {
+    "full": "stock transformers with the full cache, which it copies at each step",
+    "full-in-place": "the full cache, written in place",
+    "truncated": "caches truncated by hand to the same lengths",
+    "merge": "merging alone",
+}
+# the paper's Table 1: model, method, K, P, retained tokens in %, FLOPs in T; FastV keeps 35 % from L = 3 on
+PAPER: list[tuple[str, str, float, float, float, float]] = [
+    ("llava-ov-0.5b", "full", 0.0, 0.0, 100.0, 3.4),
+    ("llava-ov-0.5b", "fastv", 0.0, 0.65, 35.0, 1.4),
+    ("llava-ov-0.5b", "dycoke", 0.3, 0.7, 23.25, 2.4),
+    ("llava-ov-0.5b", "dycoke", 0.5, 0.7, 18.75, 1.8),
+    ("llava-ov-0.5b", "dycoke", 0.7, 0.7, 14.25, 1.2),
+    ("llava-ov-7b", "full", 0.0, 0.0, 100.0, 41.4),
+    ("llava-ov-7b", "fastv", 0.0, 0.65, 35.0, 17.9),
+    ("llava-ov-7b", "dycoke", 0.3, 0.7, 23.25, 30.8),
+    ("llava-ov-7b", "dycoke", 0.5, 0.7, 18.75, 24.1),
+    ("llava-ov-7b", "dycoke", 0.7, 0.7, 14.25, 17.9),
+]
+
+
+def jobs(folder: Path) -> list[list[Line]]:
+    """Split `summary.table` into the configs that do the same job, each with the encoding of its frames."""
+    lines = table(folder)
+    keys = dict.fromkeys(
+        (line["frames"], line["batch"], line["new_tokens"]) for line in lines if "step" in line
+    )
+    return [
+        [
+            line
+            for line in lines
+            if (line["frames"], line["batch"], line["new_tokens"]) == key
+            or ("vision" in line and (line["frames"], line["batch"]) == key[:2])
+        ]
+        for key in keys
+    ]
+
+
+def shown(lines: Sequence[Line]) -> pd.DataFrame:
+    """Return `summary.table` in units to read: times, bytes, ratios with their intervals.
+
+    changed: the share of the selected tokens that a step replaced.
+    """
+    units = {
+        "prefill": ("prefill, s", 1),
+        "ttft": ("TTFT, s", 1),
+        "step": ("step, ms", 1e3),
+        "select": ("select, ms", 1e3),
+        "held": ("held, MB", 1e-6),
+        "read": ("read, MB", 1e-6),
+    }
+    rows = []
+    for line in lines:
+        if "step" in line:
+            row = {"config": line["config"]}
+            row |= {
+                n: "" if line[of] is None else f"{line[of] * factor:.4g}" for of, (n, factor) in units.items()
+            }
+            row["changed, %"] = "" if line["changed"] is None else f"{100 * line['changed']:.0f}"
+            rows.append(row | {of: interval(line[of]) for of in RATIOS if of != "step / merge"})
+    found = pd.DataFrame(rows).set_index("config")
+    return found.loc[:, (found != "").any()]
+
+
+def stages(lines: Sequence[Line], title: str) -> Figure:
+    """Draw how long each stage of one job takes, from the frames to the last token.
+
+    Without an encoding that was measured, bars begin with the prompt.
+    """
+    vision = next((line["vision"] for line in lines if "vision" in line), 0.0)
+    drawn = [line for line in lines if "step" in line and line["config"] != "capture"]
+    figure, ax = plt.subplots(figsize=(9.5, 0.42 * len(drawn) + 1.9), layout="constrained")
+    for place, line in enumerate(drawn):
+        merge, select = line["merge share"] * line["prefill"], line["new_tokens"] * line["select"]
+        parts = [vision, merge, line["prefill"] - merge, line["total"] - line["prefill"] - select, select]
+        starts = np.cumsum([0.0, *parts[:-1]])
+        for name, start, part in zip(STAGES, starts, parts, strict=True):
+            label = name if place == 0 and (vision or name != "encoding frames") else None
+            ax.barh(place, part, 0.72, start, color=STAGES[name], label=label)
+        ax.annotate(f" {sum(parts):.1f} s", (sum(parts), place), va="center", fontsize=10)
+    ax.set_yticks(range(len(drawn)), [line["config"] for line in drawn])
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    longest = vision + max(line["total"] for line in drawn)
+    ax.set(xlabel="seconds", title=title, xlim=(0, 1.1 * longest))
+    figure.legend(loc="outside lower left", ncols=len(STAGES), frameon=False, fontsize=10)
+    return figure
+
+
+def against(lines: Sequence[Line], title: str, to: str = "full-in-place", goal: float = 1.0) -> Figure:
+    """Draw DyCoke's decoding steps divided by those of another cache, with their intervals.
+
+    to: "full-in-place", "full", "truncated" or "merge". goal: marked where it is not 1.
+    """
+    drawn = [line for line in lines if line.get(f"step / {to}") and line["config"].startswith("dycoke")]
+    figure, ax = plt.subplots(figsize=(9.5, 0.36 * len(drawn) + 1.6), layout="constrained")
+    for place, line in enumerate(drawn):
+        middle, low, high = line[f"step / {to}"]
+        ax.errorbar(
+            middle, place, xerr=[[middle - low], [high - middle]], marker="o", color="#0072b2", capsize=3
+        )
+    ax.axvline(1.0, color="0.3", linewidth=1)
+    if goal != 1.0:
+        ax.axvline(goal, color="#d55e00", linestyle="--", linewidth=1.5)
+        ax.annotate(
+            f"goal: at most {goal:g} ",
+            (goal, 1),
+            xycoords=("data", "axes fraction"),
+            color="#d55e00",
+            va="top",
+            ha="right",
+            fontsize=10,
+        )
+    names = [
+        f"{line['frames']} frame{'s' * (line['frames'] > 1)}, {line['config'].removeprefix('dycoke ')}"
+        for line in drawn
+    ]
+    ax.set_yticks(range(len(drawn)), names)
+    ax.invert_yaxis()
+    ax.set(xlabel=f"time of a decoding step, divided by that of\n{DENOMINATORS[to]}", title=title)
+    return figure
+
+
+def roofline(folder: Path, title: str) -> Figure:
+    """Draw the speed of each stage over its operations per byte, under this device's measured peak."""
+    device, element = device_of(folder)
+    figure, ax = plt.subplots(figsize=(8.5, 5), layout="constrained")
+    reach = np.logspace(-1, 5, 200)
+    ax.plot(reach, np.minimum(device.flops, reach * device.bandwidth) / 1e9, color="0.2", linewidth=2)
+    drawn = {"full": "full cache", "dycoke": "DyCoke", "one-shot": "one-shot"}
+    colours = {}
+    for config, rows in by_config(read_rows(folder)).items():
+        rows = [row for row in rows if "error" not in row]
+        if config.method not in drawn or not rows:
+            continue
+        own = work(config, element)
+        colours[config.method] = colour_of(config.registered)
+        for of, marker, done, moved in (
+            ("prefill", "s", own.prefill_flops, own.weights + own.held),
+            ("step", "o", own.step_flops, own.step_bytes),
+        ):
+            speed = done / statistics.median(value(row, of) for row in rows) / 1e9
+            ax.plot(done / moved, speed, marker, color=colours[config.method], markersize=8, alpha=0.75)
+    key = [("prefill", "s", "0.5"), ("decoding step", "o", "0.5")]
+    for label, marker, colour in [
+        *key,
+        *((drawn[method], "_", colour) for method, colour in colours.items()),
+    ]:
+        ax.plot(
+            [], [], marker, color=colour, label=label, markersize=8, markeredgewidth=3 if marker == "_" else 1
+        )
+    ax.legend(frameon=False)
+    ax.set(xscale="log", yscale="log", title=title)
+    ax.set(xlabel="operations per byte of weights, keys and values", ylabel="billion operations per second")
+    return figure
+
+
+def agreement(folder: Path) -> pd.DataFrame:
+    """Return the least time that the roofline predicts for each stage beside the measured one."""
+    rows = []
+    for config, found in by_config(read_rows(folder)).items():
+        good = [row for row in found if "error" not in row]
+        if not good or config.method == "capture":
+            continue
+        device, element = device_of(folder, good[0]["run"])
+        least = prediction(config, device, element, mean_changed(good) or 0.0)
+        for of in ("vision",) if config.method == "vision" else ("prefill", "step"):
+            took = statistics.median(row["vision"] if of == "vision" else value(row, of) for row in good)
+            row = {"config": config.label, "stage": of, "roofline, s": least[of], "measured, s": took}
+            rows.append({**row, "roofline / measured": least[of] / took})
+    return pd.DataFrame(rows)
+
+
+def gain(
+    shape: str,
+    device: Device,
+    prune: float,
+    changed: float,
+    frames: Sequence[int],
+    batches: Sequence[int],
+    merge: float = 0.7,
+    element: int = 2,
+) -> pd.DataFrame:
+    """Return the share of a decoding step that dynamic pruning saves after merging, by the roofline: frames x
+    batch.
+
+    Both write in place. changed: the share of the selected tokens that a step replaces.
+    """
+    found = pd.DataFrame(
+        index=pd.Index(frames, name="frames"), columns=pd.Index(batches, name="batch"), dtype=float
+    )
+    for number, batch in product(frames, batches):
+        pruned = BenchmarkConfig(shape, number, batch, 64, "dycoke", merge, prune)
+        merged = prediction(replace(pruned, prune_ratio=0.0), device, element)["step"]
+        found.loc[number, batch] = 1 - prediction(pruned, device, element, changed)["step"] / merged
+    return found
+
+
+def gains(tables: dict[str, pd.DataFrame], title: str) -> Figure:
+    """Draw such tables side by side, in per cent."""
+    size = 3.3 * len(tables) + 0.6, 3.9
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
+    look = dict(
+        annot=True, fmt=".0f", cmap="vlag_r", vmin=-60, vmax=60, cbar=False, annot_kws={"fontsize": 10}
+    )
+    for ax, (name, found) in zip(axes.flat, tables.items(), strict=True):
+        sns.heatmap(100 * found, ax=ax, **look)
+        ax.set_title(name, fontsize=11, fontweight="normal")
+        ax.tick_params(axis="y", rotation=0)
+        ax.set(ylabel="frames" if ax is axes[0, 0] else "")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def memory(
+    shape: str,
+    frames: Sequence[int],
+    batches: Sequence[int],
+    merge: float = 0.7,
+    prune: float = 0.7,
+    element: int = 2,
+) -> pd.DataFrame:
+    """Return the gigabytes on the device after 64 tokens, by shape: weights, and keys and values of each
+    setting.
+    """
+
+    def held(config: BenchmarkConfig) -> float:
+        return work(config, element).held / 1e9
+
+    rows = []
+    for number, batch in product(frames, batches):
+        full = BenchmarkConfig(shape, number, batch, 64, "full")
+        ours = BenchmarkConfig(shape, number, batch, 64, "dycoke", merge, prune)
+        rows.append(
+            {
+                "frames": number,
+                "batch": batch,
+                "weights": SHAPES[shape].parameters * element / 1e9,
+                "full cache": held(full),
+                "merged": held(replace(ours, prune_ratio=0.0)),
+                "inactive on the device": held(ours),
+                "inactive offloaded": held(replace(ours, inactive="offload")),
+                "evicted": held(replace(ours, inactive="evict")),
+                "logits of the whole prompt": work(replace(full, whole_logits=True), element).logits_bytes
+                / 1e9,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def paper() -> pd.DataFrame:
+    """Return the paper's FLOPs column, its formula, an honest count of prefill, merging, one token,
+    selecting; and the share that is saved.
+    """
+    rows = []
+    for name, method, k, p, retained, theirs in PAPER:
+        shape = SHAPES[name]
+        config = BenchmarkConfig(name, 32, 1, 64, method, k, p)
+        tokens, own, full = columns(config), work(config), work(BenchmarkConfig(name, 32, 1, 64, "full"))
+        visual = [tokens.visual] * shape.layers
+        if method == "fastv":
+            visual = [tokens.visual] * config.from_layer + [tokens.attended] * tokens.pruned
+        formula = sum(flops.prefill_flops(n, 1, shape.hidden, shape.mlp) for n in visual)
+        whole = flops.prefill_flops(6272, shape.layers, shape.hidden, shape.mlp)
+        honest = 1 - (own.prefill_flops + own.merge_flops) / full.prefill_flops
+        rows.append(
+            {
+                "model": name,
+                "setting": config.label,
+                "retained, % (paper)": retained,
+                "FLOPs, T (paper)": theirs,
+                "its formula, T": formula / 1e12,
+                "honest, T": own.prefill_flops / 1e12,
+                "merging, G": own.merge_flops / 1e9,
+                "one token, G": own.step_flops / 1e9,
+                "selecting, G": own.select_flops / 1e9,
+                "saved, % (its formula)": 100 * (1 - formula / whole),
+                "saved, % (honest)": 100 * honest,
+            }
+        )
+    return pd.DataFrame(rows)

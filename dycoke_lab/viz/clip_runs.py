@@ -1,0 +1,156 @@
+"""Prepare what the explorers show: a clip, what the model writes on it under a compression, numbers of both.
+
+No widgets here.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from threading import RLock
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dycoke_lab.attention.capture import capture_attention
+from dycoke_lab.attention.trace import Trace
+from dycoke_lab.methods import Compression
+from dycoke_lab.methods.temporal_merging import retained_count
+from dycoke_lab.specimen.clips import CLIPS, truth
+from dycoke_lab.specimen.world import ACTORS
+from dycoke_lab.video import prompt, read_video
+
+MOST_RUNS = 400  # held in memory, about 1 MB each
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A sample clip as the model gets it, and its truth.
+
+    answer: the right words, with the end token. pixels: (frames, 3, height, width), 0 to 1. features:
+    (frames, tokens, dim), the visual tokens. scene: (frames,). actor: (frames, tokens), the actor that one
+    shows, -1 for none.
+    """
+
+    name: str
+    question: str
+    answer: list[str]
+    pixels: Tensor
+    features: Tensor
+    scene: Tensor
+    actor: Tensor
+    inputs: Any
+
+    @property
+    def side(self) -> int:
+        """Return the number of visual tokens along a frame's side."""
+        return round(self.features.shape[1] ** 0.5)
+
+    def grid(self, tokens: Tensor) -> Tensor:
+        """Return (visual,) as (frames, rows, cols)."""
+        return tokens.view(len(self.pixels), self.side, self.side)
+
+    def named(self, step: int) -> Tensor:
+        """Return (frames, rows, cols): which tokens show what the right answer's word at `step` names."""
+        scene, actor = divmod(step, ACTORS + 1)
+        return self.grid(((self.scene == scene)[:, None] & (self.actor == actor)).flatten())
+
+
+class TokenStates(NamedTuple):
+    """The visual tokens' states in the pruned layers at one step: boolean (visual,) each.
+
+    Every token is one of active, inactive (evicted ones included) and merged_away. returned: of the active,
+    those that were not active at the step before.
+    """
+
+    active: Tensor
+    inactive: Tensor
+    returned: Tensor
+    merged_away: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ClipRun:
+    """What the model wrote under a compression, and what it attended to meanwhile."""
+
+    words: list[str]
+    trace: Trace
+    compression: Compression
+
+    def states(self, step: int) -> TokenStates:
+        """Return the tokens' states in the layers from L on while the word at `step` is written."""
+        merged_away = ~self.trace.kept(0)[step]
+        pruning = self.compression.selector or self.compression.reducer
+        kept = self.trace.kept(pruning.from_layer if pruning else 0)
+        previous = kept[max(step - 1, 0)]
+        return TokenStates(kept[step], ~kept[step] & ~merged_away, kept[step] & ~previous, merged_away)
+
+
+class ClipRunner:
+    """Run one model on the sample clips, under each compression only once."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = copy.deepcopy(model), processor  # other cells may use theirs meanwhile
+        self._lock = RLock()
+        self._clips: dict[str, Clip] = {}
+        self._runs: dict[tuple[str, Compression], ClipRun] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the sample clips."""
+        return sorted(path.name for path in CLIPS.glob("*.mp4"))
+
+    def clip(self, name: str) -> Clip:
+        """Return a clip. Raises FileNotFoundError, by `read_video`, for a name that is not in data/clips."""
+        with self._lock:
+            return self._clips.get(name) or self._read(name)
+
+    def _read(self, name: str) -> Clip:
+        question, answer, scene, actor = truth(name)
+        inputs = prompt(self.processor, read_video(CLIPS / name), question)
+        videos = inputs["pixel_values_videos"]
+        with torch.inference_mode():
+            found = self.model.get_video_features(videos, return_dict=True).pooler_output[0]
+        features = found[:-1].view(videos.shape[1], -1, found.shape[-1]).clone()  # without the line break
+        words = [*answer.split(), self.processor.tokenizer.eos_token]
+        clip = Clip(name, question, words, videos[0] / 2 + 0.5, features, scene, actor, inputs)
+        self._clips[name] = clip
+        return clip
+
+    def known(self, name: str, compression: Compression) -> ClipRun | None:
+        """Return the run on this clip under this compression if it was made already."""
+        return self._runs.get((name, compression))
+
+    def run(self, name: str, compression: Compression) -> ClipRun:
+        """Run greedy `generate` on the clip under this compression, with every head's attention captured."""
+        key = (name, compression)
+        with self._lock:
+            if key in self._runs:
+                return self._runs[key]
+            clip = self.clip(name)
+            with compression(self.model), capture_attention(self.model, heads="all") as trace:
+                ids = self.model.generate(**clip.inputs)[0, clip.inputs["input_ids"].shape[1] :]
+            words = self.processor.tokenizer.convert_ids_to_tokens(ids)
+            while len(self._runs) >= MOST_RUNS:
+                self._runs.pop(next(iter(self._runs)))
+            self._runs[key] = ClipRun(words, trace, compression)
+            return self._runs[key]
+
+
+def equivalent_threshold(similarity: Tensor, ratio: float) -> float:
+    """Return the similarity threshold that merges away as many tokens of a video as the ratio K does.
+
+    They are not the same tokens: a ratio takes as many from each frame.
+    similarity: (frames, tokens), NaN where a token has no reference, as `temporal_merge` returns it.
+    """
+    values = similarity[~similarity.isnan()].sort(descending=True).values
+    tokens = similarity.shape[1]
+    gone = (tokens - retained_count(tokens, ratio)) * (len(values) // tokens)
+    return 1.0 if gone == 0 else min(1.0, float(values[gone - 1]))
+
+
+def equivalent_ratio(similarity: Tensor, threshold: float) -> float:
+    """Return the ratio K that merges away as many tokens of a video as this similarity threshold does."""
+    values = similarity[~similarity.isnan()]
+    return float((values >= threshold).float().mean()) if len(values) else 0.0

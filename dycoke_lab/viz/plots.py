@@ -1,0 +1,252 @@
+"""Draw the lab's figures: colour-blind safe, labelled axes, a title that states the finding (the caller's).
+
+The label and the colour of a method stand beside the method (`dycoke_lab.methods`), never here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from dycoke_lab.methods import colour_of, label_of
+
+# a visual token's states; retained is before any pruning
+ACTIVE, INACTIVE, RETURNED, MERGED_AWAY = "#0072b2", "#d9d9d9", "#d55e00", "#e69f00"
+RETAINED = ACTIVE
+RIGHT_ANSWER, WRONG = "#009e73", "#b40426"
+MOST_TICKS = 16  # more labels of frames would overlap
+_COLOURS = sns.color_palette("colorblind")
+
+
+def style() -> None:
+    """Set the lab's look: large enough for the last row of a lecture room."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=1.1)
+    plt.rcParams.update({
+        "figure.dpi": 110, "savefig.bbox": "tight", "axes.titleweight": "bold", "axes.titlelocation": "left",
+    })  # fmt: skip
+
+
+def show_frame(
+    ax: Axes,
+    pixels: Tensor,
+    *,
+    weight: Tensor | None = None,
+    shade: Tensor | None = None,
+    outline: Tensor | None = None,
+    top: float | None = None,
+    title: str = "",
+) -> None:
+    """Draw one frame (3, height, width), 0 to 1. The others are (rows, cols), one value a visual token.
+
+    weight is drawn as brightness up to `top`, shade whitens tokens that are absent, outline boxes tokens.
+    """
+    picture = pixels.permute(1, 2, 0).numpy()
+    height, width = picture.shape[:2]
+    if weight is not None:
+        light = (weight / (top or float(weight.max()) or 1.0)).clamp(0, 1).numpy()
+        light = np.kron(light, np.ones((height // light.shape[0], width // light.shape[1])))[..., None]
+        picture = picture * (0.3 + 0.7 * light)
+    ax.imshow(picture, interpolation="nearest", extent=(0, width, height, 0))
+    whitened = dict(facecolor="#ffffff", alpha=0.82, edgecolor="none")
+    boxed = dict(fill=False, edgecolor=RETURNED, linewidth=2.5)
+    for mask, look in ((shade, whitened), (outline, boxed)):
+        if mask is not None:
+            high, wide = height / mask.shape[0], width / mask.shape[1]
+            for row, col in mask.nonzero().tolist():
+                ax.add_patch(Rectangle((col * wide, row * high), wide, high, **look))  # type: ignore[arg-type]
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=10, loc="center", fontweight="normal")
+
+
+def filmstrip(
+    pixels: Tensor, titles: Sequence[str], title: str, per_row: int = 8, **masks: Tensor | float | None
+) -> Figure:
+    """Draw frames (frames, 3, height, width) in rows; masks as in `show_frame`, each (frames, rows, cols)."""
+    rows = -(-len(pixels) // per_row)
+    size = (1.45 * per_row, 1.8 * rows + 0.5)
+    figure, axes = plt.subplots(rows, per_row, figsize=size, squeeze=False, layout="constrained")
+    for number, ax in enumerate(axes.flat):
+        if number < len(pixels):
+            here = {name: mask[number] if isinstance(mask, Tensor) else mask for name, mask in masks.items()}
+            show_frame(ax, pixels[number], title=titles[number], **here)  # type: ignore[arg-type]
+        else:
+            ax.axis("off")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def steps_by_frames(
+    per_frame: Tensor,
+    tokens: Sequence[str],
+    scene_of_frame: Sequence[int],
+    scene_of_step: Sequence[int],
+    title: str,
+) -> Figure:
+    """Draw (steps, frames): where each step's attention within the video goes. The frames of the scene that a
+    step's token describes are boxed."""
+    share = (100 * per_frame / per_frame.sum(1, keepdim=True)).numpy()
+    figure, ax = plt.subplots(figsize=(9, 0.3 * len(tokens) + 1.4), layout="constrained")
+    label = "the step's attention\nwithin the video, %"
+    sns.heatmap(share, ax=ax, cmap="rocket_r", vmin=0, yticklabels=list(tokens), cbar_kws={"label": label})
+    scenes = np.asarray(scene_of_frame)
+    for step, scene in enumerate(scene_of_step):
+        there = (scenes == scene).nonzero()[0]
+        if len(there):
+            box = Rectangle((there[0], step), len(there), 1, fill=False, edgecolor=ACTIVE, linewidth=2)
+            ax.add_patch(box)
+    shown = thinned(range(share.shape[1]))
+    ax.set_xticks([frame + 0.5 for frame in shown], [str(frame) for frame in shown], rotation=0)
+    ax.tick_params(axis="y", rotation=0)
+    ax.set(xlabel="frame of the video", ylabel="token of the answer", title=title)
+    return figure
+
+
+def thinned(places: Sequence[int]) -> Sequence[int]:
+    """Return every n-th of the places, so that at most `MOST_TICKS` are left."""
+    return places[:: max(1, -(-len(places) // MOST_TICKS))]
+
+
+def lines(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str | None,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    *,
+    baseline: float | Mapping[str, float] | None = None,
+    baseline_label: str = "chance",
+    percent: bool = False,
+    legend: str | None = None,
+) -> Figure:
+    """Draw curves of a tidy table that has y, "low" and "high" columns: a line with its 95 % band.
+
+    hue: the column that names the curves; "method" holds names of methods, whose labels and colours are used.
+    baseline: one for all curves, or one for each, by the curve's name. percent: shares are drawn in %.
+    """
+    figure, ax = plt.subplots(figsize=(8.5, 4.6), layout="constrained")
+    unit = 100 if percent else 1
+    groups = [("", table)] if hue is None else list(table.groupby(hue, sort=False))
+    for number, (name, group) in enumerate(groups):
+        method = hue == "method"
+        colour = colour_of(name) if method else _COLOURS[number % len(_COLOURS)]
+        label = label_of(name) if method else str(name)
+        ax.plot(group[x], unit * group[y], marker="o", markersize=5, color=colour, label=label)
+        low, high = unit * group["low"], unit * group["high"]
+        ax.fill_between(group[x], low, high, color=colour, alpha=0.2, linewidth=0)
+        if isinstance(baseline, Mapping) and name in baseline:
+            ax.axhline(unit * baseline[name], color=colour, linestyle="--", linewidth=1)
+    if isinstance(baseline, Mapping) or (baseline is not None and hue is not None):
+        ax.plot([], [], color="0.4", linestyle="--", linewidth=1, label=baseline_label)
+    if baseline is not None and not isinstance(baseline, Mapping):
+        ax.axhline(unit * baseline, color="0.4", linestyle="--", linewidth=1)
+        if hue is None:
+            place = (1.01, unit * baseline)
+            ax.annotate(baseline_label, place, xycoords=("axes fraction", "data"), va="center", color="0.4")
+    if hue is not None:
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, title=legend)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    return figure
+
+
+def by_position(
+    table: pd.DataFrame,
+    title: str,
+    methods: Sequence[str],
+    columns: str = "merge_ratio",
+    rows: str = "prune_ratio",
+) -> Figure:
+    """Draw accuracy by position in the answer, a panel a setting, from `evaluation.metrics.accuracy`.
+
+    methods: names, of this library or of one's own. The full cache is the black line.
+    """
+    parts = table[table["measure"].str.startswith("part")]
+    parts = parts.assign(scene=parts["measure"].str.split().str[1].astype(int) + 1)
+    across, down = sorted(parts[columns].unique()), sorted(set(parts[rows]) - {0.0})
+    size = (4 * len(across) + 2.5, 3.3 * len(down) + 0.6)
+    figure, axes = plt.subplots(
+        len(down), len(across), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for (i, j), ax in np.ndenumerate(axes):
+        here = parts[(parts[columns] == across[j]) & (parts[rows].isin([0.0, down[i]]))]
+        for number, method in enumerate(methods):
+            line = here[here["method"] == method]
+            where = line["scene"] + 0.05 * (number - len(methods) / 2)
+            width = 2.5 if method in ("full", "dynamic") else 1.5
+            look: dict[str, Any] = dict(color=colour_of(method), label=label_of(method), linewidth=width)
+            ax.errorbar(where, 100 * line["mean"], _spread(line), marker="o", markersize=4, capsize=2, **look)
+        ax.set_title(f"merging K = {across[j]:g}, pruning P = {down[i]:g}", fontsize=11, fontweight="normal")
+        ax.set(
+            xticks=sorted(parts["scene"].unique()),
+            xlabel="scene being described" if i == len(down) - 1 else "",
+            ylabel="words right, %" if j == 0 else "",
+        )
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def bars(table: pd.DataFrame, title: str, xlabel: str, hue: str | None = None) -> Figure:
+    """Draw each method's mean with its 95 % interval, in %, from `evaluation.metrics.accuracy`."""
+    names = list(table["method"].unique())
+    groups = [(None, table)] if hue is None else list(table.groupby(hue, sort=False))
+    figure, ax = plt.subplots(figsize=(9, 0.42 * len(names) * len(groups) ** 0.5 + 1.8), layout="constrained")
+    for number, (name, here) in enumerate(groups):
+        shift = 0.8 / len(groups) * (number - (len(groups) - 1) / 2)
+        place = np.array([names.index(method) for method in here["method"]]) + shift
+        colour = _COLOURS[[0, 1, 2, 4][number]]
+        look: dict[str, Any] = dict(color=colour, label=name, error_kw=dict(ecolor="0.2", capsize=2))
+        ax.barh(place, 100 * here["mean"], 0.75 / len(groups), xerr=_spread(here), **look)
+    ax.set_yticks(range(len(names)), [label_of(name) for name in names])
+    ax.invert_yaxis()
+    ax.set(xlabel=xlabel, title=title, xlim=(0, 103))
+    ax.grid(axis="y", visible=False)
+    if hue is not None:
+        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def _spread(table: pd.DataFrame) -> list[pd.Series]:
+    """Return how far a 95 % interval reaches below and above its mean, in %."""
+    return [100 * (table["mean"] - table["low"]), 100 * (table["high"] - table["mean"])]
+
+
+def token_states(
+    active: Tensor, retained: Tensor, tokens: Sequence[str], tokens_per_frame: int, title: str
+) -> Figure:
+    """Draw which tokens are active, inactive, or have just returned, a row a step.
+
+    active: (steps, visual); retained: (visual,), what merging left; tokens: what each step writes.
+    """
+    previous = active.roll(1, 0)
+    previous[0] = active[0]
+    state = np.where(active, 1, 0)
+    state[(active & ~previous).numpy()] = 2
+    state = state[:, retained.numpy()]
+    figure, ax = plt.subplots(figsize=(10.5, 0.28 * len(tokens) + 1.6), layout="constrained")
+    colours = ListedColormap([INACTIVE, ACTIVE, RETURNED])
+    ax.imshow(state, cmap=colours, vmin=0, vmax=2, aspect="auto", interpolation="nearest")
+    frames = retained.nonzero()[:, 0].numpy() // tokens_per_frame
+    starts = thinned([0, *(np.diff(frames).nonzero()[0] + 1).tolist()])
+    ax.set_xticks(np.array(starts) - 0.5, [str(frames[start]) for start in starts])
+    ax.set_yticks(range(len(tokens)), list(tokens))
+    ax.grid(visible=False)
+    for colour, name in ((ACTIVE, "active"), (RETURNED, "just returned"), (INACTIVE, "inactive")):
+        ax.plot([], [], "s", color=colour, label=name)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    ax.set(xlabel="retained visual tokens, by frame", ylabel="token of the answer", title=title)
+    return figure

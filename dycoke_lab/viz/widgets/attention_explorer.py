@@ -1,0 +1,112 @@
+"""Step through an answer: where attention goes, and which tokens are active, inactive or merged away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipywidgets as w
+
+from dycoke_lab.methods import Compression, DyCoke
+from dycoke_lab.viz.clip_runs import ClipRun, ClipRunner
+from dycoke_lab.viz.frames import attention_view
+from dycoke_lab.viz.widgets.controls import (
+    call,
+    chooser,
+    clip_slider,
+    layer_slider,
+    merge_slider,
+    neat,
+    prune_slider,
+    share_slider,
+    slider,
+)
+from dycoke_lab.viz.widgets.panel import Panel
+
+MEAN = "mean over heads"
+
+
+class AttentionExplorer(Panel):
+    """A step scrubber with play; layer and head; L, P, K and when to re-select. It starts with the setting
+    `DyCoke(...)` of the same arguments."""
+
+    def __init__(
+        self,
+        runner: ClipRunner,
+        clip: str,
+        merge_ratio: float = 0.5,
+        prune_ratio: float = 0.9,
+        from_layer: int = 3,
+        reselect_below: float = 0.9,
+        step: int = 6,
+    ) -> None:
+        self.runner, self.shown = runner, clip
+        start = dict(merge_ratio=merge_ratio, prune_ratio=prune_ratio, from_layer=from_layer)
+        self.run: ClipRun = runner.run(clip, DyCoke(**start, reselect_below=reselect_below))
+        text = runner.model.config.get_text_config()
+        last = len(self.run.words) - 1
+        steps = dict(value=step, min=0, max=last)
+        layers = dict(value=from_layer - 1, min=0, max=text.num_hidden_layers - 1)
+        heads = [MEAN, *range(text.num_attention_heads)]
+        again = "A step selects anew only if its attention's cosine with the step before is below this."
+        shown = "Whose attention is shown as brightness."
+        controls = {
+            "clip": clip_slider(runner.names, clip),
+            "step": slider(
+                w.IntSlider, "step", "Which word of the answer is being written.", **steps, width="460px"
+            ),
+            "layer": slider(w.IntSlider, "layer shown", shown, **layers),
+            "head": chooser("head", "One attention head, or their mean.", heads, MEAN),
+            "from_layer": layer_slider(from_layer, text.num_hidden_layers),
+            "prune_ratio": prune_slider(prune_ratio, least=0.0),
+            "merge_ratio": merge_slider(merge_ratio),
+            "reselect_below": share_slider("re-select below", again, reselect_below, most=1.05),
+        }
+        about = "Play, pause, or stop; the space bar presses"
+        self.play = w.Play(**steps, interval=700, show_repeat=False, tooltip=about)
+        w.jslink((self.play, "value"), (controls["step"], "value"))
+        ratios, attention = ["from_layer", "prune_ratio", "merge_ratio"], ["reselect_below", "layer", "head"]
+        rows = [["clip", "step"], ratios, attention]
+        super().__init__("Attention explorer", controls, rows, {"clip": [self.play]})
+
+    def _fields(self) -> dict[str, Any]:
+        shares = {name: neat(self[name]) for name in ("merge_ratio", "prune_ratio", "reselect_below")}
+        return {**shares, "from_layer": self["from_layer"]}
+
+    def compression(self) -> Compression:
+        """Return the present setting."""
+        return DyCoke(**self._fields())
+
+    def code(self) -> str:
+        return call("DyCoke", **self._fields())
+
+    def draw(self) -> Any:
+        return self._picture(min(self["step"], len(self.run.words) - 1))
+
+    def upcoming(self) -> Any:
+        """Yield the other steps."""
+        yield from (self._picture(step) for step in range(len(self.run.words)))
+
+    def _picture(self, step: int) -> Any:
+        head = None if self["head"] == MEAN else self["head"]
+        run, clip, layer = self.run, self.runner.clip(self.shown), self["layer"]
+        key = (self.shown, run.compression, step, layer, head)
+        return key, lambda: attention_view(clip, run, step, layer, head)
+
+    def ask(self) -> Any:
+        name, compression = self["clip"], self.compression()
+        known = self.runner.known(name, compression)
+        if known:
+            self.take((name, known))
+            return None
+        return lambda: (name, self.runner.run(name, compression)), self.take
+
+    def reset(self) -> None:
+        self.play.playing = False
+        super().reset()
+
+    def take(self, result: tuple[str, ClipRun]) -> None:
+        """Show this run from now on."""
+        self.shown, self.run = result
+        last = len(self.run.words) - 1
+        self.end("step", last)
+        self.play.max = last

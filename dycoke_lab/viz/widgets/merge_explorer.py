@@ -1,0 +1,172 @@
+"""Explore what temporal merging retains of a clip, by ratio or by threshold."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import ipywidgets as w
+from PIL.Image import Image as Picture
+from torch import Tensor
+
+from dycoke_lab.bench import flops
+from dycoke_lab.bench.model_shapes import SHAPES, other_tokens
+from dycoke_lab.evaluation.metrics import wrong_words
+from dycoke_lab.methods import TTM, Compression, compose, temporal_merge
+from dycoke_lab.methods.temporal_merging import Merged
+from dycoke_lab.viz.clip_runs import ClipRun, ClipRunner, equivalent_ratio, equivalent_threshold
+from dycoke_lab.viz.frames import merge_view
+from dycoke_lab.viz.plots import WRONG
+from dycoke_lab.viz.widgets.controls import call, clip_slider, merge_slider, neat, slider
+from dycoke_lab.viz.widgets.panel import Panel
+
+
+class MergeExplorer(Panel):
+    """Ratio K and similarity threshold move together: the one that was moved decides, the other follows."""
+
+    def __init__(self, runner: ClipRunner, clip: str, merge_ratio: float = 0.7) -> None:
+        self.runner, self.leads = runner, "ratio"
+        self._merged: dict[Any, Merged] = {}
+        last = len(runner.clip(clip).pixels) - 1
+        large = "The frame shown large, beside the one it is compared with."
+        alike = "Merge away every token at least this similar (cosine) to its reference."
+        cosines = dict(value=1.0, min=0.0, max=1.0, step=0.0001, readout_format=".4f")
+        windows = "Frames are merged within windows of this many; the paper's is 4."
+        controls = {
+            "clip": clip_slider(runner.names, clip),
+            "frame": slider(w.IntSlider, "frame", large, value=1, min=0, max=last),
+            "ratio": merge_slider(merge_ratio, step=0.01),
+            "threshold": slider(w.FloatSlider, "or: threshold", alike, **cosines),
+            "window": slider(w.IntSlider, "window, frames", windows, value=4, min=2, max=8),
+            "combine": w.ToggleButtons(
+                options=["drop", "average"],
+                value="drop",
+                description="merged away",
+                tooltips=["Dropped, as in the paper", "Averaged into the token they repeat"],
+                style={"button_width": "90px", "description_width": "110px"},
+            ),
+        }
+        threshold = equivalent_threshold(self._similarity(clip, 4), merge_ratio)
+        controls["threshold"].value = on_step(controls["threshold"], threshold)
+        rows = [["clip", "frame", "window"], ["ratio", "threshold", "combine"]]
+        super().__init__("Merge explorer", controls, rows)
+
+    def _similarity(self, clip: str, window: int) -> Tensor:
+        return temporal_merge(self.runner.clip(clip).features, 0.0, window).similarity
+
+    def merged(self) -> Merged:
+        """Return what merging retains under the present setting."""
+        return self._merge(self["clip"], self["window"], self.leads, neat(self[self.leads]))
+
+    def _merge(self, clip: str, window: int, by: str, value: float) -> Merged:
+        key = (clip, window, by, value)
+        if key not in self._merged:
+            setting: dict[str, Any] = {"merge_ratio" if by == "ratio" else "threshold": value}
+            features = self.runner.clip(clip).features
+            self._merged[key] = temporal_merge(features, window=window, **setting)
+        return self._merged[key]
+
+    def changed(self, name: str) -> None:
+        with self.lock:
+            if not self.quiet:
+                self.latest.overtake()
+                self.follow(name)
+                self.refresh()
+
+    def follow(self, name: str) -> None:
+        """Bring the controls that depend on the one that moved into line."""
+        if name in ("ratio", "threshold"):
+            self.leads = name
+        if name == "clip":
+            self.end("frame", len(self.runner.clip(self["clip"]).pixels) - 1)
+        similarity = self._similarity(self["clip"], self["window"])
+        if self.leads == "ratio":
+            value = equivalent_threshold(similarity, self["ratio"])
+            self.put(threshold=on_step(self.controls["threshold"], value))
+        else:
+            self.put(ratio=on_step(self.controls["ratio"], equivalent_ratio(similarity, self["threshold"])))
+
+    def reset(self) -> None:
+        self.leads = "ratio"
+        super().reset()
+
+    def compression(self) -> Compression:
+        """Return the present setting."""
+        return Compression.of(TTM(**self._fields()))
+
+    def _fields(self) -> dict[str, Any]:
+        by = "merge_ratio" if self.leads == "ratio" else "threshold"
+        return {by: neat(self[self.leads]), "window": self["window"], "combine": self["combine"]}
+
+    def code(self) -> str:
+        return call("TTM", **self._fields())
+
+    def draw(self) -> Any:
+        return self._picture(self.leads, self[self.leads], self["frame"])
+
+    def upcoming(self) -> Any:
+        """Yield the other ratios, and the other frames."""
+        leads, value, frame = self.leads, self[self.leads], self["frame"]
+        yield from (self._picture("ratio", step / 20, frame) for step in range(21))
+        yield from (self._picture(leads, value, other) for other in range(self.controls["frame"].max + 1))
+
+    def _picture(self, by: str, value: float, frame: int) -> Any:
+        clip, window, value = self["clip"], self["window"], neat(value)
+        merged = self._merge(clip, window, by, value)
+        threshold = value if by == "threshold" else equivalent_threshold(merged.similarity, value)
+        key = (clip, window, by, value, frame)
+        return key, lambda: merge_figure(self.runner, clip, merged, threshold, frame, window)
+
+    def ask(self) -> Any:
+        name, settings = self["clip"], (compose("full"), self.compression())
+        runs = [self.runner.known(name, setting) for setting in settings]
+        if all(runs):
+            self.tell(runs)
+            return None
+        self.tell(None)
+        return lambda: [self.runner.run(name, setting) for setting in settings], self.tell
+
+    def tell(self, runs: list[ClipRun] | None) -> None:
+        """Write the answers before and after merging, in a box of fixed height."""
+        answer = self.runner.clip(self["clip"]).answer
+        lines = []
+        for place, label in enumerate(("before", "after")):
+            text = "…" if runs is None else marked(runs[place].words, answer)
+            name = f"<td style='padding-right:1em'><b>{label} merging</b></td>"
+            lines.append(f"<tr>{name}<td>{text}</td></tr>")
+        self.words.value = f"<table style='font-size:1.15em;min-height:4.2em'>{''.join(lines)}</table>"
+
+
+def on_step(control: Any, value: float) -> float:
+    """Return the slider's place at or below a value: between two places, the page would round it and send
+    that back as a move."""
+    steps = int((value - control.min) / control.step + 1e-6)
+    return neat(min(max(control.min + steps * control.step, control.min), control.max))
+
+
+def merge_figure(
+    runner: ClipRunner, name: str, merged: Merged, threshold: float, frame: int, window: int = 4
+) -> Picture:
+    """Draw the explorer's picture; also the static one above it."""
+    saved = f"prefill FLOPs saved in a 7B: {100 * prefill_saved(merged.retained):.0f} %"
+    share = f"{len(merged.kept)} of {len(merged.into)} tokens retained ({100 * merged.retained:.0f} %)"
+    return merge_view(runner.clip(name), merged, threshold, frame, window, f"{share}; {saved}")
+
+
+def prefill_saved(retained: float, model: str = "llava-ov-7b", frames: int = 32) -> float:
+    """Return the share of a large model's prefill FLOPs that is saved where this share of its visual tokens
+    is retained, all operations of the whole prompt counted."""
+    shape = SHAPES[model]
+    visual, other = frames * shape.grid[0] * shape.grid[1], other_tokens(model)
+    lengths = ([other + round(share * visual)] * shape.layers for share in (1, retained))
+    full, ours = (flops.prefill(shape, length) for length in lengths)
+    return 1 - ours / full
+
+
+def marked(words: list[str], answer: list[str]) -> str:
+    """Return an answer as HTML: wrong words are crossed out, and marked by a sign that needs no colour."""
+    parts = []
+    for word, bad in zip(words, wrong_words(words, answer), strict=True):
+        text = html.escape({"<|end|>": "."}.get(word, word))
+        parts.append(f"<b style='color:{WRONG}'>✗<s>{text}</s></b>" if bad else text)
+    return " ".join(parts)

@@ -1,0 +1,231 @@
+"""Build what all explorers share: labelled controls over a picture that answers at once.
+
+A change draws at once, from what is known. What needs the model runs in one background thread, once no
+control has moved for a moment; only the newest request counts.
+"""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import RLock
+from typing import Any
+
+import ipywidgets as w
+from PIL.Image import Image as Picture
+
+from dycoke_lab.viz.frames import png
+from dycoke_lab.viz.widgets.controls import copy_button
+
+PAUSE = 0.15  # seconds without a change before the model runs
+MOST_PICTURES = 300  # held in memory
+_THREAD = ThreadPoolExecutor(1, "dycoke_lab_explorer")  # one for all: a model runs only one setting at a time
+
+
+class Latest:
+    """Run jobs one at a time, in the background. Of those that queue only the newest runs, and no result is
+    shown that something newer has overtaken."""
+
+    def __init__(self, pause: float = PAUSE) -> None:
+        self.pause, self.number, self.lock = pause, 0, RLock()
+        self.pending: Future[None] | None = None
+
+    def submit(
+        self, job: Callable[[], Any], show: Callable[[Any], None], failed: Callable[[Exception], None]
+    ) -> None:
+        """Call `show` with what `job` returns, or `failed` with its error, unless something newer comes."""
+        with self.lock:
+            self.number += 1
+            self.pending = _THREAD.submit(self._run, self.number, time.monotonic(), job, show, failed)
+
+    def overtake(self) -> None:
+        """Show nothing any more that was asked for so far."""
+        with self.lock:
+            self.number += 1
+
+    def wait(self) -> None:
+        """Wait until nothing is left to do; for scripts and tests."""
+        pending = None
+        while pending is not self.pending:
+            pending = self.pending
+            if pending is not None:
+                pending.result()
+
+    def _run(
+        self,
+        number: int,
+        asked: float,
+        job: Callable[[], Any],
+        show: Callable[[Any], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        time.sleep(max(0.0, self.pause - (time.monotonic() - asked)))
+        if number != self.number:
+            return
+        try:
+            result = job()
+            with self.lock:
+                if number == self.number:
+                    show(result)
+        except Exception as error:
+            with self.lock:
+                if number == self.number:
+                    failed(error)
+
+
+class Panel(w.VBox):
+    """The base of the explorers. A subclass says what `draw`, `code` and, if it needs the model, `ask` are.
+
+    controls: by name; "Reset" puts them back to their values when the panel is made.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        controls: dict[str, Any],
+        rows: list[list[str]],
+        extra: dict[str, list[w.Widget]] | None = None,
+    ) -> None:
+        self.controls = controls
+        self.start = {name: control.value for name, control in controls.items()}
+        self.ends = {name: control.max for name, control in controls.items() if hasattr(control, "max")}
+        self.latest, self.quiet = Latest(), False
+        self.lock = self.latest.lock  # one lock: whoever shows a result also sets controls
+        self.pictures: dict[Any, bytes] = {}
+        size = w.Layout(width="100%", max_width="1500px", object_fit="contain", margin="0")
+        self.picture = w.Image(format="png", layout=size)
+        self.status, self.words, self.setting = w.HTML(), w.HTML(), w.HTML()
+        about = "Put every control of this panel back to where it was"
+        reset = w.Button(description="Reset", icon="undo", tooltip=about)
+        reset.on_click(lambda _: self.reset())
+        lines = [[*(controls[name] for name in row), *(extra or {}).get(row[0], [])] for row in rows]
+        flow = w.Layout(flex_flow="row wrap", align_items="center")
+        boxes = [w.HBox(line, layout=flow) for line in lines]
+        foot = w.HBox([reset, self.setting, self.status], layout=flow)
+        heading = w.HTML(f"<b style='font-size:1.2em'>{html.escape(title)}</b>")
+        super().__init__([heading, *boxes, self.picture, self.words, foot])
+        self.add_class("dycoke-panel")
+        self.picture._view_count = 0  # have the page count
+        self.picture.observe(lambda change: self.refresh(), "_view_count")
+        for name, control in controls.items():
+            control.observe(lambda change, name=name: self.changed(name), "value")
+        self.refresh()
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        return f"{name}: run this notebook in JupyterLab to move it; the figure above shows the same"
+
+    def draw(self) -> tuple[Any, Callable[[], Picture]]:
+        """Return a key that decides the picture, and how to draw it."""
+        raise NotImplementedError
+
+    def code(self) -> str:
+        """Return the present setting as Python."""
+        raise NotImplementedError
+
+    def ask(self) -> tuple[Callable[[], Any], Callable[[Any], None]] | None:
+        """Return what the model must still do for this setting, and how to show it; None if all is known."""
+        return None
+
+    def __getitem__(self, name: str) -> Any:
+        return self.controls[name].value
+
+    def changed(self, name: str) -> None:
+        """Answer to a control that has moved."""
+        with self.lock:  # while a thread sets controls by `put`, it alone is quiet
+            if not self.quiet:
+                self.refresh()
+
+    def put(self, **values: Any) -> None:
+        """Set controls without drawing in between."""
+        with self.lock:
+            previous, self.quiet = self.quiet, True
+            try:
+                for name, value in values.items():
+                    self.controls[name].value = value
+            finally:
+                self.quiet = previous
+
+    def end(self, name: str, last: int) -> None:
+        """Let a slider end at `last`, and move it there if it was beyond."""
+        if last != self.controls[name].max:
+            self.put(**{name: min(self[name], last)})
+            self.controls[name].max = last
+
+    def reset(self) -> None:
+        """Put every control back to where it was when the panel was made."""
+        self.latest.overtake()
+        for name, end in self.ends.items():  # first, or a shorter clip's end would hold a value down
+            self.controls[name].max = end
+        self.put(**self.start)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Draw what is known now; ask for the rest."""
+        started = time.perf_counter()
+        self.latest.overtake()
+        wanted = self.ask()
+        self.show()
+        drawn = f"drawn in {1000 * (time.perf_counter() - started):.0f} ms"
+        self.say("working…" if wanted else drawn, bool(wanted))
+        if wanted is None:
+            self.latest.submit(self.draw_ahead, lambda _: None, self.failed)
+        else:
+            self.latest.submit(wanted[0], lambda result: self.arrived(wanted[1], result), self.failed)
+
+    def show(self) -> None:
+        """Draw the present setting, from memory if it was drawn before."""
+        with self.lock:
+            picture = self.made(*self.draw())
+            if self.picture.value != picture:
+                self.picture.value = picture
+            self.setting.value = copy_button(self.code())
+
+    def made(self, key: Any, make: Callable[[], Picture]) -> bytes:
+        """Return the picture of a key, drawn now unless it is known."""
+        picture = self.pictures.get(key)
+        if picture is None:
+            picture = png(make())
+            with self.lock:
+                while len(self.pictures) >= MOST_PICTURES:
+                    self.pictures.pop(next(iter(self.pictures)))
+                self.pictures[key] = picture
+        return picture
+
+    def upcoming(self) -> Iterable[tuple[Any, Callable[[], Picture]]]:
+        """Yield what the user is likely to ask for next, as `draw` returns it; may run the model for it."""
+        return ()
+
+    def draw_ahead(self) -> None:
+        """Draw what is upcoming, in the background, until a control moves, if a page shows the panel."""
+        mine = self.latest.number
+        if not self.picture._view_count:
+            return
+        for key, make in self.upcoming():
+            if self.latest.number != mine:
+                return
+            self.made(key, make)
+
+    def arrived(self, show: Callable[[Any], None], result: Any) -> None:
+        """Show what the model has done."""
+        with self.lock:
+            show(result)
+            self.show()
+            self.say("done", False)
+        self.latest.submit(self.draw_ahead, lambda _: None, self.failed)
+
+    def failed(self, error: Exception) -> None:
+        """Say that this setting failed."""
+        self.say(f"this setting failed: {error}", False)
+
+    def say(self, text: str, busy: bool) -> None:
+        """Show a status, and whether the model is running."""
+        about = f'role="status" class="dycoke-status" data-busy="{str(busy).lower()}"'
+        text = f"{'⏳' if busy else '✓'} {html.escape(text)}"
+        self.status.value = f'<span {about} style="display:inline-block;min-width:14em">{text}</span>'
+
+    def wait(self) -> None:
+        """Wait until the newest model run has been shown; for scripts and tests."""
+        self.latest.wait()

@@ -1,0 +1,284 @@
+"""What several tests share: generation of known length, prompts, compressions to try, and the comparison with
+a mask on the unmodified model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dycoke_lab import METHODS, TTM, DyCoke, capture_attention
+from dycoke_lab.methods import Compression, LastQuery, Merger, PrefillReducer, Selector
+from dycoke_lab.methods import Dynamic as DynamicPruning
+from helpers.families import ID, Family, decoder_of, frames
+from helpers.masked_model import MaskedModel
+from helpers.oracles import Rule, Slow, choose, dynamic, once, reference_code, temporal
+
+STEPS = 6
+WORDS = (
+    "You are provided the following series of frames then compare Here is what happens first then compare "
+    "with the question"
+)
+PLACEHOLDERS = ("<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<IMG_CONTEXT>", "<image_soft_token>")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Settings in which every selector, and FastV, is tried."""
+
+    merger: TTM | None
+    prune_ratio: float
+    from_layer: int
+    reselect_below: float = 0.9  # of the methods that have it
+
+    def compression(self, method: str, future: Tensor | None = None, **changes: Any) -> Any:
+        """This case with a method by its registered name. future: what hindsight knows."""
+        settings = dict(
+            prune_ratio=self.prune_ratio,
+            from_layer=self.from_layer,
+            reselect_below=self.reselect_below,
+            future=future,
+        )
+        settings |= changes
+        kind = METHODS[method]
+        method = kind(
+            **{field.name: settings[field.name] for field in fields(kind) if field.name in settings}
+        )
+        return method if self.merger is None else self.merger + method
+
+
+CASES = [
+    Case(None, 0.7, from_layer=2),
+    Case(TTM(0.7), 0.5, from_layer=1, reselect_below=0.97),
+    Case(TTM(0.5), 0.9, from_layer=3, reselect_below=2.0),
+    Case(TTM(0.3, positions="repacked"), 0.6, from_layer=2, reselect_below=-1.0),
+    Case(TTM(threshold=0.9), 0.7, from_layer=2),
+]
+SETTINGS = [
+    DyCoke(merge_ratio=0.5, prune_ratio=0.6, from_layer=2, reselect_below=0.97),
+    TTM(0.5),
+    TTM(threshold=0.9) + DynamicPruning(0.5, from_layer=2, reselect_below=2.0),
+    TTM(0.3, positions="repacked") + LastQuery(0.5, from_layer=2),
+]
+
+
+def generate(
+    model: Any, inputs: dict[str, Any], steps: int = STEPS, **settings: Any
+) -> tuple[Tensor, Tensor, Any]:
+    """Return the sequences, the logits of each step, and the cache of a generation of so many steps."""
+    out = model.generate(
+        suppress_tokens=[ID[token] for token in PLACEHOLDERS],  # a random model might write them
+        **inputs,
+        **{"max_new_tokens": steps, "min_new_tokens": steps, "do_sample": False, **settings},
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    return out.sequences, torch.stack(out.logits, 1), out.past_key_values
+
+
+def longer(inputs: dict[str, Any], sequences: Tensor) -> dict[str, Any]:
+    """Return a call's inputs with what was written after the prompt."""
+    more = sequences.shape[1] - inputs["input_ids"].shape[1]
+    changes = {"input_ids": sequences}
+    for name, value in (("attention_mask", 1), ("mm_token_type_ids", 0), ("token_type_ids", 0)):
+        if name in inputs:
+            changes[name] = torch.nn.functional.pad(inputs[name], (0, more), value=value)
+    return {**inputs, **changes}
+
+
+def turn_of(sequences: Tensor) -> dict[str, Tensor]:
+    """Return the inputs of a later turn: all tokens so far, none of them padding."""
+    return {"input_ids": sequences, "attention_mask": torch.ones_like(sequences)}
+
+
+def together(family: Family, singles: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join the inputs of several prompts to one left-padded batch, as a processor would."""
+    length = max(single["input_ids"].shape[1] for single in singles)
+    joined = {}
+    for name in singles[0]:
+        values = [single[name] for single in singles]
+        if name in ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids"):
+            values = [torch.nn.functional.pad(v, (length - v.shape[1], 0)) for v in values]
+        elif family.name == "smolvlm":  # its pictures are padded to the longest prompt's
+            most = max(v.shape[1] for v in values)
+            values = [
+                torch.nn.functional.pad(v, (0,) * (2 * v.ndim - 4) + (0, most - v.shape[1])) for v in values
+            ]
+        joined[name] = torch.cat(values)
+    return joined
+
+
+def mixed_prompts(family: Family) -> list[list[Any]]:
+    """Three prompts of different lengths, with videos of different lengths, or, where all videos of a batch
+    have one length, another number of them."""
+    one, two, three = (
+        frames(count * family.paired, seed) for count, seed in ((6, 1), (6 if family.equal else 3, 2), (6, 5))
+    )
+    if family.equal:
+        return [
+            ["user\n", ("video", one), "then?"],
+            ["Here is ", ("video", two), WORDS, ("video", three), "what?"],
+            ["question ", ("video", three), "what is first?"],
+        ]
+    longest = frames(9 * family.paired, 4)
+    return [
+        ["user\n", ("video", one), "then?"],
+        ["Here is ", ("video", two), "what happens first?"],
+        ["You ", ("video", longest), WORDS],
+    ]
+
+
+def visual_columns(family: Family, parts: list[Any], row: Tensor) -> list[tuple[int, Tensor]]:
+    """Find a prompt's videos, from what went into it: the number of frames of each, and their columns."""
+    at, videos = (row == ID[family.placeholder]).nonzero()[:, 0], []
+    for kind, pixels in (part for part in parts if not isinstance(part, str)):
+        if kind == "video":
+            count = len(pixels) // family.paired
+            videos.append((count, at[: count * 16]))
+            at = at[count * 16 + family.ending :]
+        elif family.image_is_a_frame:
+            at = at[16:]
+    assert not len(at)
+    return videos
+
+
+def positions_for(model: Any, inputs: dict[str, Any]) -> Tensor:
+    """Return the position ids that `generate` gives, (batch, length) or (3, batch, length)."""
+    if hasattr(model.model, "get_rope_index"):
+        wanted = (
+            "input_ids", "mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts",
+            "attention_mask",
+        )  # fmt: skip
+        return model.model.get_rope_index(**{name: inputs[name] for name in wanted if name in inputs})[0]
+    return (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+
+
+def seams_of(compression: Any) -> tuple[Any, Any, Any]:
+    """Return the merger, the reducer and the selector of a compression, or of a method alone."""
+    if isinstance(compression, Compression):
+        return compression.merger, compression.reducer, compression.selector
+    return tuple(
+        compression if isinstance(compression, kind) else None for kind in (Merger, PrefillReducer, Selector)
+    )
+
+
+def slow_version(compression: Any, batch: int, visual: int) -> Slow:
+    """Return the loops that a compression of registered methods must equal."""
+    merger, reducer, selector = seams_of(compression)
+    slow: dict[str, Any] = {}
+    if merger is not None:
+        ratio = None if merger.threshold is not None else merger.merge_ratio
+        slow = dict(
+            merge=temporal(merger.window, ratio, merger.threshold),
+            average=merger.combine == "average",
+            repacked=merger.positions == "repacked",
+        )
+    if reducer is not None:
+        slow["drops"] = {reducer.from_layer: partial(choose, share=1 - reducer.prune_ratio)}
+    if selector is not None:
+        slow["rule"] = _rule_of(selector, batch, visual)
+    return Slow(**slow)
+
+
+def _rule_of(selector: Any, batch: int, visual: int) -> Rule:
+    (name,) = (name for name, kind in METHODS.items() if kind is type(selector))
+    if name in ("dynamic", "reference_code"):
+        choose_ = {"dynamic": dynamic, "reference_code": reference_code}[name]
+        stays = selector.inactive == "evict"
+        rule: Any = partial(choose_, reselect_below=selector.reselect_below)
+        return Rule(rule, selector.from_layer, selector.prune_ratio, returns=not stays, every_step=not stays)
+    noise = torch.rand(batch, visual, generator=torch.Generator().manual_seed(getattr(selector, "seed", 0)))
+    if name == "hindsight":
+        noise = selector.future
+    return Rule(partial(once, name=name, noise=noise.tolist()), selector.from_layer, selector.prune_ratio)
+
+
+def compare_with_the_oracle(
+    family: Family,
+    model: Any,
+    prompts: list[list[Any]],
+    compression: Any,
+    slow: Slow | None = None,
+    attention: str = "sdpa",
+    more: Tensor | None = None,
+) -> list[Tensor]:
+    """Compare logits, what is attended to, and how much, with a mask on the unmodified model. Return for each
+    batch element which visual tokens were merged away.
+
+    slow: what to equal, if not the loops of registered methods. more: (batch, length) tokens of a second
+    turn, on the same cache.
+    """
+    inputs = family.inputs(*prompts)
+    ids, decoder = inputs["input_ids"], decoder_of(model)
+    model.set_attn_implementation(attention)
+    videos = [visual_columns(family, parts, row) for parts, row in zip(prompts, ids, strict=True)]
+    columns = [torch.cat([where for _, where in sample]) for sample in videos]
+    slow = slow or slow_version(compression, len(columns), max(map(len, columns)))
+    with compression(model), capture_attention(model) as trace:
+        sequences, logits, cache = generate(model, inputs, STEPS if more is None else 3)
+        steps = None
+        if more is not None:
+            turn = turn_of(torch.cat([sequences, more], 1))
+            turn["attention_mask"][:, : ids.shape[1]] = inputs["attention_mask"]
+            sequences, second, _ = generate(model, turn, 3, past_key_values=cache)
+            logits, steps = torch.cat([logits, second], 1), [1, 1, 1 + more.shape[1], 1, 1]
+
+    whole = longer(inputs, sequences[:, :-1])
+    into = _merged(model, decoder, whole, videos, slow)
+    gone = [torch.tensor([end != token for token, end in enumerate(row)]) for row in into]
+    positions = positions_for(model, whole)
+    if slow.repacked:
+        stays = whole["attention_mask"].bool()
+        for b in range(len(ids)):
+            stays[b, columns[b][gone[b]]] = False
+        positions = (stays.cumsum(1) - 1).clamp(min=0).expand_as(positions)
+    oracle = MaskedModel(
+        model, decoder, columns, into, inputs["attention_mask"], slow, _blocks(inputs), steps
+    )
+    expected = oracle.logits(**whole, position_ids=positions)
+    torch.testing.assert_close(logits, expected.float(), atol=2e-5, rtol=0)
+
+    assert len(trace) == STEPS
+    rounding = 1e-5 if attention == "sdpa" else 2e-5  # eager takes its softmax in float32, in float64 too
+    for layer in range(len(decoder.layers)):
+        for b in range(len(ids)):
+            want = oracle.attention[layer][b][:, columns[b]].float()
+            torch.testing.assert_close(trace.stack(layer, b).float(), want, atol=rounding, rtol=0)
+            assert torch.equal(trace.kept(layer, b), oracle.visible[layer][b][:, columns[b]])
+    return gone
+
+
+def _merged(model: Any, decoder: Any, whole: dict[str, Any], videos: Any, slow: Slow) -> list[list[int]]:
+    """For each batch element what its visual tokens are merged into, by the unmodified model's embeddings."""
+    given = []
+
+    def note(module: Any, args: Any, inputs: dict[str, Any]) -> None:
+        given.append(inputs["inputs_embeds"])
+
+    hook = decoder.register_forward_pre_hook(note, with_kwargs=True)
+    with torch.no_grad():
+        model(**whole, use_cache=False)
+    hook.remove()
+    numbers, into = iter(range(99)), []
+    for b, sample in enumerate(videos):
+        row: list[int] = []
+        for count, where in sample:
+            number, start = next(numbers), len(row)
+            ends = list(range(count * 16))
+            if slow.merge is not None:
+                ends = slow.merge(given[0][b, where].unflatten(0, (count, 4, 4)), number)
+            row += [-1 if end == -1 else start + end for end in ends]
+        into.append(row)
+    return into
+
+
+def _blocks(inputs: dict[str, Any]) -> Tensor | None:
+    """Number the images whose tokens see each other (Gemma 3)."""
+    if "token_type_ids" not in inputs:
+        return None
+    image = inputs["token_type_ids"] == 1
+    starts = image & ~torch.nn.functional.pad(image, (1, 0))[:, :-1]
+    return starts.cumsum(1) * image

@@ -1,0 +1,154 @@
+"""Slow, obvious versions of each piece of a method, from the papers; nothing here calls the library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    return dot / max(math.sqrt(sum(x * x for x in a) * sum(y * y for y in b)), 1e-8)
+
+
+def merge(
+    features: Tensor, window: int, ratio: float | None = None, threshold: float | None = None
+) -> dict[int, int]:
+    """Return every token's destination, token by token: frames in windows, the first frame whole, frame 2
+    against 1, 3 against 1, 4 against 3, and so on. features: (frames, tokens, dim)."""
+    frames, tokens, _ = features.shape
+    values = features.double().tolist()
+    into: dict[int, int] = {}
+    for f in range(frames):
+        place = f % window + 1  # 1, 2, 3, 4 as the paper counts
+        if place == 1:
+            into.update({f * tokens + t: f * tokens + t for t in range(tokens)})
+            continue
+        earlier = f - 1 if place % 2 == 0 else f - 2
+        close = {t: cosine(values[f][t], values[earlier][t]) for t in range(tokens)}
+        if threshold is not None:
+            gone = {t for t in close if close[t] >= threshold}
+        else:
+            kept = math.floor((1 - (ratio or 0)) * tokens + 0.5 + 1e-9)
+            gone = set(sorted(close, key=lambda t: (-close[t], t))[: tokens - kept])
+        for t in range(tokens):
+            into[f * tokens + t] = into[earlier * tokens + t] if t in gone else f * tokens + t
+    return into
+
+
+def best(scores: list[float], candidates: list[int], count: int) -> set[int]:
+    """The `count` candidates with the highest scores; of equal scores the earlier token wins."""
+    return set(sorted(candidates, key=lambda v: (-scores[v], v))[:count])
+
+
+def share_of(total: int, share: float) -> int:
+    """A share of so many tokens, to the nearest, halves up; at least 1, if there is one."""
+    return min(total, max(1, math.floor(share * total + 0.5 + 1e-9)))
+
+
+def choose(scores: list[float], alive: list[int], share: float) -> set[int]:
+    return best(scores, alive, share_of(len(alive), share))
+
+
+@dataclass
+class Look:
+    """What one choice may use: one batch element's, and one layer's or key head's if each has its own.
+
+    element: the number of the batch element. number: 0 at the prompt's end, then that of the step. scores:
+    each visual token's attention from the step's last row, mean over heads. attention: (heads, rows, visual),
+    of all this step's rows.
+    """
+
+    element: int
+    number: int
+    scores: list[float]
+    previous: list[float] | None
+    attention: Tensor
+    candidates: list[int]
+    budget: int
+    selected: set[int] | None
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A selector. choose: which tokens are attended to from now on, None for no change.
+
+    scope: "shared", the attention of layer from_layer - 1 chooses for the layers from from_layer on, which
+    attend to it in this same step; "layer" and "head": each of those layers, or key heads, chooses by its own
+    attention, from the next decoding step on. returns: unselected tokens stay candidates.
+    every_step: it is asked again after it has chosen.
+    """
+
+    choose: Callable[[Look], set[int] | None]
+    from_layer: int
+    prune_ratio: float
+    scope: str = "shared"
+    returns: bool = False
+    every_step: bool = False
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A compression as loops know it.
+
+    merge: the features of a video, (frames, rows, cols, dim), and its number in the batch -> for each token
+    itself, the one it is merged into, or -1. average: a token becomes the mean of all merged into it.
+    drops: before which layers the prefill drops tokens: scores, those still there -> those that stay.
+    """
+
+    merge: Callable[[Tensor, int], list[int]] | None = None
+    average: bool = False
+    repacked: bool = False
+    drops: dict[int, Callable[[list[float], list[int]], set[int]]] = field(default_factory=dict)
+    rule: Rule | None = None
+
+
+def temporal(window: int, ratio: float | None, threshold: float | None) -> Callable[[Tensor, int], list[int]]:
+    """DyCoke's first stage, as `Slow.merge`."""
+
+    def merged(features: Tensor, number: int) -> list[int]:
+        into = merge(features.flatten(1, 2), window, ratio, threshold)
+        return [into[token] for token in range(len(into))]
+
+    return merged
+
+
+def dynamic(look: Look, reselect_below: float) -> set[int] | None:
+    """DyCoke's second stage: choose anew where the attention has moved."""
+    if look.number == 0:
+        return None
+    if look.number > 1 and cosine(look.scores, look.previous or []) >= reselect_below:
+        return None
+    return best(look.scores, look.candidates, look.budget)
+
+
+def reference_code(look: Look, reselect_below: float) -> set[int] | None:
+    """What the published code does: a step whose attention has not moved attends to everything."""
+    if look.number == 0:
+        return None
+    if look.number > 1 and cosine(look.scores, look.previous or []) >= reselect_below:
+        return set(look.candidates)
+    return best(look.scores, look.candidates, look.budget)
+
+
+def once(look: Look, name: str, noise: list[list[float]]) -> set[int] | None:
+    """A choice made once. noise: for each batch element what decides, where the attention does not."""
+    if look.number != (1 if name == "first_step" else 0):
+        return None
+    count, there = look.budget, look.candidates
+    if name in ("last_query", "first_step"):
+        return best(look.scores, there, count)
+    if name in ("random", "hindsight"):
+        return best(noise[look.element], there, count)
+    if name == "keep_none":
+        return set()
+    if name == "keep_first":
+        return set(there[:count])
+    if name == "uniform":
+        return {there[math.ceil(bucket * len(there) / count)] for bucket in range(count)}
+    raise ValueError(f"method={name!r}: say here what it chooses")

@@ -3,23 +3,27 @@ PYTHON ?= $(shell for version in 3.11 3.12 3.13; do python$$version -c 'import e
 BIN := .venv/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: study test test-browser test-kernel test-newest lint notebooks gpu lab clean
+.PHONY: study test test-fast test-browser test-kernel test-newest lint notebooks gpu lab clean
 
 study: .venv/ready
-	$(BIN)/python -m dycoke_lab study
-
-# in a real JupyterLab, by headless Chromium (Debian's package); screenshots and latencies are left in build/browser
-test-browser: .venv/ready
-	command -v chromium >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/dycoke-lab study
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest
 
-# the kernel for GPUs without a GPU: in Triton's interpreter, and compiled; the version is the one that torch's CUDA build brings
+# under two minutes: without notebooks, and without tests of over 5 seconds
+test-fast: .venv/ready
+	$(BIN)/python -m pytest -m "not notebook and not slow and not browser"
+
+# in JupyterLab, with headless Chromium (Debian's package); leaves screenshots and latencies in build/browser
+test-browser: .venv/ready
+	command -v chromium >/dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium; }
+	$(BIN)/python -m pytest -m browser
+
+# the kernel for GPUs without a GPU: in Triton's interpreter, and compiled; the version is that of torch's CUDA build
 test-kernel: .venv/ready build/triton/ready
-	TRITON_CACHE_DIR=build/triton/cache TRITON_INTERPRET=1 PYTHONPATH=build/triton $(BIN)/python -m pytest tests/test_fetch.py
-	TRITON_CACHE_DIR=build/triton/cache PYTHONPATH=build/triton $(BIN)/python -m pytest tests/test_fetch.py
+	TRITON_CACHE_DIR=build/triton/cache TRITON_INTERPRET=1 PYTHONPATH=build/triton $(BIN)/python -m pytest tests/runtime/test_kv_swap.py
+	TRITON_CACHE_DIR=build/triton/cache PYTHONPATH=build/triton $(BIN)/python -m pytest tests/runtime/test_kv_swap.py
 
 # whether the newest transformers changes what this library relies on
 test-newest: .venv/ready
@@ -34,20 +38,21 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
-# the committed notebooks, anew, with what they show
+# execute the committed notebooks in place
 notebooks: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 
-# ten minutes of a CUDA GPU: time and memory at the 7B shape; goes on where it stopped
+# ten minutes of a CUDA GPU: time and memory at the 7B shape; continues where it stopped
 gpu: .venv/ready
-	$(BIN)/python -m dycoke_lab bench --shape llava-ov-7b --gpu-plan --minutes 10 --device cuda
+	$(BIN)/dycoke-lab bench --shape llava-ov-7b --gpu-plan --minutes 10 --device cuda
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
-# torch first and alone: a machine that offers a CPU build of this version then uses it, not gigabytes of CUDA
+# torch first and alone: where pip knows a CPU build of this version, it is used, without gigabytes of CUDA
 .venv/ready: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 with venv (a package of its own in Debian and Ubuntu): install one, or name one, make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv

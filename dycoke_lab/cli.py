@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dycoke_lab.methods import METHODS, DyCoke, compose
+from dycoke_lab.methods import METHODS, DyCoke, Merger, compose
 from dycoke_lab.methods.dynamic_pruning import INACTIVE
 
 DEFAULTS = DyCoke()
@@ -76,8 +76,8 @@ def _add_run(commands: Any) -> None:
     _add(run, "prune-ratio", DEFAULTS.prune_ratio, "P, the share of the others that is inactive at a step")
     layer = f"L, the first pruned layer (default: {DEFAULTS.from_layer}, or the next one possible)"
     _add(run, "from-layer", None, layer, type=int)
-    methods = ["full", *(name for name in METHODS if name != "hindsight")]
-    _add(run, "method", "dynamic", "what prunes", choices=methods)
+    methods = [name for name, cls in METHODS.items() if name != "hindsight" and not issubclass(cls, Merger)]
+    _add(run, "method", "dynamic", "what prunes; full: nothing", choices=["full", *methods])
     frames = run.add_mutually_exclusive_group()
     _add(frames, "frames", None, "at most so many, at even distances (default: all)", type=_at_least(1))
     _add(frames, "fps", None, "so many frames for each second of the video", type=float)
@@ -253,7 +253,7 @@ def _train(options: argparse.Namespace) -> None:
 
     out = options.out or Path("runs") / f"specimen-{options.seed}"
     checkpoint = options.out / "export" if options.out else SPECIMENS / f"seed-{options.seed}"
-    minutes = train_and_export(TrainConfig(seed=options.seed, threads=options.threads), out, checkpoint)
+    minutes = train_and_export(TrainConfig(seed=options.seed, threads=options.threads or 0), out, checkpoint)
     print(f"trained in {minutes:.0f} minutes; checkpoint in {checkpoint}")
 
 

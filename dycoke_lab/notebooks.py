@@ -36,7 +36,8 @@ def make_study(videos: int, folder: Path | None = None) -> Path:
         executed.append(execute(path, folder, videos))
     (folder / "labbook.html").write_text(join(executed))
     table = pd.read_csv(folder / "04-headline.csv")
-    print(f"\nAccuracy in %, with 95 % intervals over videos and specimens:\n\n{headline_text(table)}")
+    print("\nIn %: words right [95 % over videos, specimens], exact answers, words by scene (sc.):\n")
+    print(headline_text(table))
     print(f"\nThis run: {folder}\nLab book: {folder / 'labbook.html'}")
     return folder
 
@@ -45,7 +46,7 @@ def execute(path: Path, folder: Path, videos: int) -> Path:
     """Run one notebook with `folder` for its results, and leave the executed copy there."""
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
     out = folder / "notebooks" / path.name
-    parameters = {"results": str(folder)}
+    parameters: dict[str, str | int] = {"results": str(folder)}
     if "videos" in papermill.inspect_notebook(str(path)):
         parameters["videos"] = videos
     papermill.execute_notebook(

@@ -1,13 +1,14 @@
-"""Fixtures of all tests. The shapes in signatures are really checked here: the hook comes before the library."""
+"""Fixtures of all tests. Shapes in signatures are really checked in them: the hook precedes the library."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from helpers import checked_shapes  # noqa: F401  (for the hook, which finds it by name)
 from helpers.families import FAMILIES, frames
 from jaxtyping import install_import_hook
 
-CHECKED = ("dycoke_lab.methods", "dycoke_lab.models.token_layout", "dycoke_lab.runtime.kv_swap")
+CHECKED = ("dycoke_lab.methods", "dycoke_lab.models.token_layout")
 install_import_hook(CHECKED, "helpers.checked_shapes.checked")
 
 import dycoke_lab  # noqa: E402, F401  (torchvision is made importable first)
@@ -26,8 +27,15 @@ def family(request):
 
 
 @pytest.fixture(scope="session")
-def model(family):
+def family_model(family):
     return family.model()
+
+
+@pytest.fixture
+def model(family_model):
+    """The family's model, with the kernel that it came with."""
+    family_model.set_attn_implementation("sdpa")
+    return family_model
 
 
 @pytest.fixture(scope="session")

@@ -66,9 +66,15 @@ def slow(path):
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-@pytest.mark.parametrize(("name", "codec", "pix_fmt"), [
-    ("a.mp4", "libx264", "yuv420p"), ("a.webm", "libvpx-vp9", "yuv420p"), ("a.gif", "gif", "rgb8"), ("a.mkv", "mpeg4", "yuv420p"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.mp4", "libx264", "yuv420p"),
+        ("a.webm", "libvpx-vp9", "yuv420p"),
+        ("a.gif", "gif", "rgb8"),
+        ("a.mkv", "mpeg4", "yuv420p"),
+    ],
+)
 def test_chosen_frames_are_those_of_a_full_decode(tmp_path, monkeypatch, name, codec, pix_fmt):
     path = write(tmp_path / name, 60, codec=codec, pix_fmt=pix_fmt)
     everything = slow(path)
@@ -179,8 +185,11 @@ def test_a_processor_gets_what_transformers_own_reader_would_give_it(family, tmp
 def test_the_times_in_a_prompt_are_those_of_the_file(family, tmp_path):
     video = read_video(write(tmp_path / "a.mp4", 40, rate=4), frames=4)  # 10 seconds
     text = family.processor().tokenizer.decode(prompt(family.processor(), video, "?")["input_ids"][0])
-    wanted = {"qwen3_vl": ["<1.2seconds>", "<6.2seconds>"], "video_llama_3": ["Time0.0s:", "Time2.5s:", "Time7.5s:"],
-              "smolvlm": ["from00:00:", "from00:02:", "from00:07:"]}[family.name]  # fmt: skip
+    wanted = {
+        "qwen3_vl": ["<1.2seconds>", "<6.2seconds>"],
+        "video_llama_3": ["Time0.0s:", "Time2.5s:", "Time7.5s:"],
+        "smolvlm": ["from00:00:", "from00:02:", "from00:07:"],
+    }[family.name]
     assert all(time in text.replace(" ", "") for time in wanted), text
 
 

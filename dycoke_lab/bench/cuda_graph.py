@@ -58,34 +58,35 @@ class StaticSteps:
         self.masks = {kind: self._visible(*kind) for kind in kinds}
         self.mask_of = [self.masks[kind] for kind in kinds]
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.stack = ExitStack()
 
     def _visible(self, first: int, used: int) -> Tensor:
         end = self.ends[used]
         return (torch.arange(first, used + self.count, device=end.device) <= end)[None, None, None]
 
     def __enter__(self) -> StaticSteps:
-        masks = dict.fromkeys(range(len(self.layers)), self._mask)
-        self.stack.enter_context(hooked(self.decoder, self_attentions(self.decoder), masks=masks))
-        self.hooks = count_hooked(self.decoder)
-        for layer in self.layers:
-            layer.begin()
-        for selection in self.selections:
-            selection.begin()
-        if self.generation:
-            self.generation.decoding = True
-            self.generation.decode = _unchanged  # type: ignore[method-assign]
+        with ExitStack() as stack:
+            for layer in self.layers:
+                layer.begin()
+                stack.callback(layer.end)
+            for selection in self.selections:
+                selection.begin()
+            masks = dict.fromkeys(range(len(self.layers)), self._mask)
+            stack.enter_context(hooked(self.decoder, self_attentions(self.decoder), masks=masks))
+            self.hooks = count_hooked(self.decoder)
+            if self.generation:
+                self.generation.decoding = True
+                self.generation.decode = _unchanged  # type: ignore[method-assign,assignment]
+                stack.callback(vars(self.generation).pop, "decode")
+            self.stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: Any) -> None:
+        for layer in self.layers:
+            layer.done = self.done
         self.stack.close()
         self.graph, self.count = None, self.done  # its memory is no longer the cache's
-        for layer in self.layers:
-            layer.end(self.done)
         for number in self.stock:
             self.cache.layers[number] = self.layers[number].layer.stock()
-        if self.generation:
-            del self.generation.decode
 
     def _mask(self, call: Call) -> Tensor:
         return self.mask_of[call.layer]
@@ -138,7 +139,7 @@ class _StaticLayer:
     """
 
     def __init__(self, layer: InPlaceLayer, column: Int[Tensor, " one"], count: int) -> None:
-        self.layer, self.column, self.count = layer, column, count
+        self.layer, self.column, self.count, self.done = layer, column, count, 0
 
     def begin(self) -> None:
         layer = self.layer
@@ -150,9 +151,10 @@ class _StaticLayer:
         layer.shown = layer.keys
         layer.update = self.update  # type: ignore[method-assign]
 
-    def end(self, done: int) -> None:
+    def end(self) -> None:
+        """Go on as an ordinary layer, after `done` steps."""
         del self.layer.update
-        self.layer.used += done
+        self.layer.used += self.done
         self.layer._show()
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import torch
 
 from dycoke_lab.bench.configs import BenchmarkConfig
 from dycoke_lab.bench.model_shapes import encoding
+from dycoke_lab.bench.roofline import columns
 from dycoke_lab.bench.timed_run import TimedRun
 
 Row = dict[str, Any]
@@ -27,11 +28,11 @@ def measure(
     """Return a row of results for each config, {"error": ...} where memory does not suffice.
 
     The configs share a job, so that their decoding steps can take turns: a machine that gets slower does so
-    for all. On a GPU each first runs alone for a few steps, for its peaks of memory. Where they do not fit
-    side by side, they run one by one. failed: configs that have run out of memory before; as many tokens or
-    more are not tried.
+    for all. On a GPU each first runs alone for a few steps, which gives its peaks of memory and loads its
+    kernels. Where they do not fit side by side, they run one by one. failed: configs that have run out of
+    memory before; as many tokens or more are not tried.
     """
-    gc.collect()
+    empty_memory()
     found: dict[BenchmarkConfig, Row] = {}
     for config in group:
         if any(_at_least(config, other) for other in failed):
@@ -67,7 +68,10 @@ def interleaved(model: Any, configs: Sequence[BenchmarkConfig], seed: int = 0) -
     runs: list[TimedRun] = []
     try:
         runs += [TimedRun(model, config) for config in configs]
-        for run in order.sample(runs, len(runs)):
+        drawn = order.sample(runs, len(runs))
+        if model.device.type == "cuda":  # long prompts first, while there is still room for their activations
+            drawn.sort(key=lambda run: -columns(run.config).prompt)
+        for run in drawn:
             run.prefill()
         for _ in range(configs[0].new_tokens):
             for run in order.sample(runs, len(runs)):

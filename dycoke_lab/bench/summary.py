@@ -159,14 +159,13 @@ def _good(rows: Sequence[Row]) -> list[Row]:
 
 def _measured(good: Sequence[Row]) -> Line:
     names = ("held", "read", "peak in prefill", "peak in decoding", "activations")
-    line = {
+    line: Line = {
         of: statistics.median(value(row, of) for row in good)
         for of in ("prefill", "step", "total", "merge share")
     }
     line["least step"] = min(value(row, "least step") for row in good)
-    line["select"] = (
-        statistics.median(statistics.median(row["select"]) for row in good) if good[0]["select"] else 0.0
-    )
+    selecting = [statistics.median(row["select"]) for row in good if row["select"]]
+    line["select"] = statistics.median(selecting) if selecting else 0.0
     line["changed"] = mean_changed(good)
     return line | {name: good[0]["bytes"][name] for name in names}
 

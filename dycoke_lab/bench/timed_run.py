@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -22,9 +23,8 @@ from dycoke_lab.runtime.compat import CACHE
 from dycoke_lab.runtime.compressed_cache import cache_bytes, write_in_place
 from dycoke_lab.runtime.session import forget, generation_of
 
-SELECTIONS = (
-    4  # steps after the measured ones in which selecting is timed, for which a GPU has to be synchronised
-)
+# steps after the measured ones, in which selecting is timed: for that a GPU has to be synchronised
+SELECTIONS = 4
 STATIC_FROM = WARM_UP - RECORDED_AFTER - 1  # ordinary steps before those of static shapes
 
 
@@ -42,8 +42,7 @@ class TimedRun:
 
     def __init__(self, model: Any, config: BenchmarkConfig) -> None:
         self.config, self.model, self.cuda = config, sharing_weights(model), model.device.type == "cuda"
-        self.inputs = random_prompt(config.shape, model, config.frames, config.batch)
-        self.prompt_tokens = self.inputs["input_ids"].shape[1]
+        self.prompt_tokens = columns(replace(config, merge_ratio=0.0)).prompt
         self.first_position = torch.full((config.batch, 1), self.prompt_tokens, device=model.device)
         random = torch.Generator().manual_seed(1)
         size = (WARM_UP + config.new_tokens + SELECTIONS, config.batch, 1)
@@ -63,6 +62,7 @@ class TimedRun:
     def prefill(self) -> None:
         """Read the prompt. What this sets up stays until `finish`."""
         self._peak()
+        inputs = random_prompt(self.config.shape, self.model, self.config.frames, self.config.batch)
         decoder, marks = decoder_of(self.model), []
 
         def mark(*_: Any) -> None:
@@ -77,7 +77,7 @@ class TimedRun:
             with decoder.register_forward_pre_hook(mark):
                 logits = 0 if self.config.whole_logits else 1
                 began = self.now()
-                self.model(**self.inputs, logits_to_keep=logits, **{CACHE: self.cache})
+                self.model(**inputs, logits_to_keep=logits, **{CACHE: self.cache})
                 if self.config.method == "full-in-place":
                     write_in_place(self.cache)
                 self.prefill_seconds = self.now() - began
@@ -110,16 +110,17 @@ class TimedRun:
     @torch.inference_mode()
     def finish(self) -> dict[str, Any]:
         """Return the row of results, and release everything."""
-        self.static_steps.close()
         decoding_peak = self._peak()
+        self.static_steps.close()
         held, read = cache_bytes(self.cache)
         weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
         select, changed = self._selections()
-        element = self.inputs["mm_encoder_outputs"]["video"].pooler_output[0].element_size()
         self.close()
         activations = None
         if self.prefill_peak is not None:
-            activations = self.prefill_peak - weights - work(self.config, element).prompt_bytes
+            activations = (
+                self.prefill_peak - weights - work(self.config, self.model.dtype.itemsize).prompt_bytes
+            )
         return {
             "prompt_tokens": self.prompt_tokens,
             "prefill": self.prefill_seconds,
@@ -183,17 +184,19 @@ class TimedRun:
         replaces, on average.
         """
         generation = generation_of(self.model, self.cache)
-        if generation is None or not self.config.prune_ratio or self.config.graph:  # a replay has no parts
+        if generation is None or not generation.selections or self.config.graph:  # a replay has no parts
             return [], None
         (selection,) = generation.selections
-        observe, spent, changed = selection.observe, [], []
+        observe = selection.observe
+        spent: list[float] = []
+        changed: list[float] = []
 
-        def timed(call: Any) -> None:
+        def timed(*call: Any) -> None:
             began = self.now()
-            observe(call)
+            observe(*call)
             spent[-1] = self.now() - began
 
-        selection.observe = timed
+        selection.observe = timed  # type: ignore[method-assign,assignment]
         try:
             for _ in range(SELECTIONS):
                 spent.append(0.0)  # a step may select nothing

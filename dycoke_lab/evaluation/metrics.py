@@ -148,13 +148,16 @@ def headline(rows: pd.DataFrame, question: str = "describe") -> pd.DataFrame:
 
 
 def headline_text(headline: pd.DataFrame) -> str:
-    """Return the headline table for a terminal of 100 columns: only `words` has its interval."""
+    """Return the headline table for a terminal of 100 columns: only `words` has an interval; sc.: scene."""
     measured = [name for name in headline.columns if name == "exact" or name.startswith("scene ")]
     table = headline[["merge_ratio", "prune_ratio", "method", "words", *measured]].fillna("")
     table["method"] = table["method"].map(label_of)
     for name in measured:
         table[name] = table[name].str.split(" ").str[0]
-    return table.rename(columns={"merge_ratio": "K", "prune_ratio": "P"}).to_string(index=False)
+    names = {"merge_ratio": "K", "prune_ratio": "P"}
+    return table.rename(columns=lambda name: names.get(name, name.replace("scene", "sc."))).to_string(
+        index=False
+    )
 
 
 def readme_table(table: pd.DataFrame) -> str:

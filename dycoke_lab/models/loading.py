@@ -97,8 +97,8 @@ def _what_to_do(name: str, local: bool, error: OSError) -> str:
     reason = str(error).strip().splitlines()[0]
     if local:
         return (
-            f"name={name!r}: {reason}. A checkpoint's folder holds config.json, *.safetensors, and the files of "
-            "its processor"
+            f"name={name!r}: {reason}. A checkpoint's folder holds config.json, *.safetensors, and the "
+            "processor's files"
         )
     return (
         f"name={name!r} is no folder here, and the Hugging Face hub did not give it: {reason}. Check the "

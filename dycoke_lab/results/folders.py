@@ -24,8 +24,7 @@ BENCH = RESULTS / "bench"  # committed times and bytes
 
 
 def new_folder(kind: str) -> Path:
-    """Make RESULTS/KIND-YYYYMMDD-HHMMSS with its provenance.json; -2, -3, ... if another run began in
-    that second."""
+    """Make the folder KIND-YYYYMMDD-HHMMSS with its provenance.json; -2, -3, ... if another has that name."""
     for folder in _numbered(RESULTS / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"):
         try:
             folder.mkdir(parents=True)
@@ -37,19 +36,15 @@ def new_folder(kind: str) -> Path:
 
 
 def open_folder(results: str | None) -> Path:
-    """Return a notebook's output folder: the one that `make study` gives, or a new one if it is run by
-    hand."""
+    """Return a notebook's output folder: the one that `make study` gives, or a new one."""
     return Path(results) if results else new_folder("notebook")
 
 
 def keep(folder: Path, name: str, result: Figure | Image | pd.DataFrame) -> Path:
-    """Save a figure or image as NAME.png or a table as NAME.csv; as NAME-2, NAME-3, ... if a cell is run
-    again."""
-    is_table = hasattr(result, "to_csv")
-    path = next(
-        path for path in _numbered(folder / f"{name}.{'csv' if is_table else 'png'}") if not path.exists()
-    )
-    if is_table:
+    """Save a figure or image as NAME.png, a table as NAME.csv; as NAME-2, -3, ... if a cell is run again."""
+    suffix = "csv" if hasattr(result, "to_csv") else "png"  # by their methods: this needs no plotting library
+    path = next(path for path in _numbered(folder / f"{name}.{suffix}") if not path.exists())
+    if hasattr(result, "to_csv"):
         result.to_csv(path, index=False)
     elif hasattr(result, "savefig"):
         result.savefig(path, dpi=150)

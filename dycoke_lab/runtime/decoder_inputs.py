@@ -199,7 +199,7 @@ def _mask(mask: Any, index: Tensor, real: Tensor | None, window: int) -> Any:
     whole = mask.get("full_attention") if isinstance(mask, dict) else None
     if whole is None or whole.ndim != 4:
         return ones  # even if all ones: without a mask, gaps in positions read as packed sequences
-    # masks made beforehand, where an image's tokens see each other: those columns; a window counts what is left
+    # masks made beforehand, where an image's tokens see each other; a window counts what is left
     full = columns_of(whole, index, real, index)
     steps = torch.arange(index.shape[1], device=index.device)
     outside = steps[:, None] - steps >= window

@@ -132,7 +132,7 @@ class Generation:
             selection.apply(cache)
         changes: dict[str, Any] = {"attention_mask": self._mask(embeds, padding)}
         given = inputs.get("position_ids")  # in the whole prompt's count
-        # several for each token come from what the model remembers of the last prompt, unless there is a picture
+        # several for each token come from what the model remembers of the last prompt, but for pictures
         if self.positions and given is not None and (given.ndim == 2 or brings):
             changes["position_ids"] = self.positions.given(given, self.seen if brings else None)
         elif self.positions:

@@ -1,8 +1,7 @@
 """Train a specimen from random weights: `dycoke-lab specimen train --seed N`.
 
-Each video has several questions at once. They share the video's tokens and do not attend to each other, so
-the loss is that of separate prompts at a fraction of their cost. No visual token is ever merged, dropped or
-masked: DyCoke is training-free, and the evidence for it must be so too.
+No visual token is ever merged, dropped or masked: DyCoke is training-free, and the evidence for it must be so
+too.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import LlavaOnevisionForConditionalGeneration
 
 from dycoke_lab.results.provenance import provenance
-from dycoke_lab.specimen import language as lang
 from dycoke_lab.specimen.build import (
     build_model,
     keep_tokens_local,
@@ -29,8 +26,9 @@ from dycoke_lab.specimen.build import (
     share_queries_and_keys,
 )
 from dycoke_lab.specimen.export import export
+from dycoke_lab.specimen.packing import pack
 from dycoke_lab.specimen.training_attention import register
-from dycoke_lab.specimen.world import ACTORS, CADENCE, COLOUR_NAMES, GRID, Videos, make_videos
+from dycoke_lab.specimen.world import ACTORS, make_videos
 
 
 @dataclass(frozen=True)
@@ -51,58 +49,6 @@ class TrainConfig:
 
 # Numbers of scenes drawn from, stage by stage; the last one favours long videos, which are learned last.
 STAGES: tuple[tuple[int, ...], ...] = ((1,), (2,), (3,), (2, 3, 4, 4, 5, 5))
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Token ids (batch, length) of prompt and suffix; targets (batch, suffix), -100 where nothing is asked;
-    positions (1, length) and mask (1, 1, length, length), shared by the batch; how long the suffix is."""
-
-    ids: Tensor
-    targets: Tensor
-    positions: Tensor
-    mask: Tensor
-    describe: slice
-
-
-def pack(videos: Videos, generator: torch.Generator) -> Packed:
-    """Return a prompt with the video, then six questions that do not attend to each other: describe, one
-    about each actor in a random scene, compare."""
-    scenes = videos.scenes
-    asked = torch.randint(scenes, (ACTORS,), generator=generator).tolist()
-    pair = torch.randperm(scenes, generator=generator)
-    c, d = int(pair[0]), int(pair[-1])
-    rows = []
-    for colours in videos.colour.tolist():
-        shown = [[COLOUR_NAMES[x] for x in scene] for scene in colours]
-        turns = [
-            (lang.describe_question(scenes), lang.describe_answer(shown)),
-            *(
-                (lang.actor_question(i, k, scenes), lang.actor_answer(shown, i, k))
-                for i, k in enumerate(asked)
-            ),
-            (lang.compare_question(c, d, scenes), lang.compare_answer(shown, c, d)),
-        ]
-        rows.append(
-            [
-                ([lang.ID[w] for w in (*q.split(), "<|assistant|>")], lang.encode(f"{r} <|end|>"))
-                for q, r in turns
-            ]
-        )
-    shared = [lang.ID["<|user|>"]] + [lang.ID["<video>"]] * (scenes * CADENCE * GRID**2 + 1)
-    n = len(shared)
-    ids = torch.tensor([[*shared, *(t for q, r in row for t in (*q, *r))] for row in rows])
-    targets = torch.tensor([[t for q, r in row for t in (*[-100] * (len(q) - 1), *r, -100)] for row in rows])
-    length = ids.shape[1]
-    mask = torch.full((length, length), -1e4).triu(1)
-    positions, start = torch.arange(length), n
-    for q, r in rows[0]:
-        end = start + len(q) + len(r)
-        mask[start:end, n:start] = -1e4
-        positions[start:end] = torch.arange(n, n + end - start)
-        start = end
-    first = len(rows[0][0][0]) - 1
-    return Packed(ids, targets, positions[None], mask[None, None], slice(first, first + len(rows[0][0][1])))
 
 
 def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:

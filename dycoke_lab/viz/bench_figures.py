@@ -1,11 +1,9 @@
-"""Figures and tables of time and memory, for notebook 08 and for benchmarks of one's own."""
+"""Figures of time and memory, for notebook 08 and for benchmarks of one's own."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,11 +12,17 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from dycoke_lab.bench import flops
-from dycoke_lab.bench.configs import BenchmarkConfig
-from dycoke_lab.bench.model_shapes import SHAPES
-from dycoke_lab.bench.roofline import Device, columns, prediction, work
-from dycoke_lab.bench.summary import RATIOS, Line, by_config, device_of, interval, mean_changed, table, value
+from dycoke_lab.bench.roofline import work
+from dycoke_lab.bench.summary import (
+    JOB,
+    RATIOS,
+    Line,
+    by_config,
+    device_of,
+    interval,
+    table,
+    value,
+)
 from dycoke_lab.methods import colour_of
 from dycoke_lab.results.rows import read_rows
 
@@ -35,36 +39,13 @@ DENOMINATORS = {
     "truncated": "caches truncated by hand to the same lengths",
     "merge": "merging alone",
 }
-# the paper's Table 1: model, method, K, P, retained tokens in %, FLOPs in T; FastV keeps 35 % from L = 3 on
-PAPER: list[tuple[str, str, float, float, float, float]] = [
-    ("llava-ov-0.5b", "full", 0.0, 0.0, 100.0, 3.4),
-    ("llava-ov-0.5b", "fastv", 0.0, 0.65, 35.0, 1.4),
-    ("llava-ov-0.5b", "dycoke", 0.3, 0.7, 23.25, 2.4),
-    ("llava-ov-0.5b", "dycoke", 0.5, 0.7, 18.75, 1.8),
-    ("llava-ov-0.5b", "dycoke", 0.7, 0.7, 14.25, 1.2),
-    ("llava-ov-7b", "full", 0.0, 0.0, 100.0, 41.4),
-    ("llava-ov-7b", "fastv", 0.0, 0.65, 35.0, 17.9),
-    ("llava-ov-7b", "dycoke", 0.3, 0.7, 23.25, 30.8),
-    ("llava-ov-7b", "dycoke", 0.5, 0.7, 18.75, 24.1),
-    ("llava-ov-7b", "dycoke", 0.7, 0.7, 14.25, 17.9),
-]
 
 
 def jobs(folder: Path) -> list[list[Line]]:
-    """Split `summary.table` into the configs that do the same job, each with the encoding of its frames."""
+    """Split `summary.table` into the configs that do the same job."""
     lines = table(folder)
-    keys = dict.fromkeys(
-        (line["frames"], line["batch"], line["new_tokens"]) for line in lines if "step" in line
-    )
-    return [
-        [
-            line
-            for line in lines
-            if (line["frames"], line["batch"], line["new_tokens"]) == key
-            or ("vision" in line and (line["frames"], line["batch"]) == key[:2])
-        ]
-        for key in keys
-    ]
+    found = dict.fromkeys(tuple(line[name] for name in JOB) for line in lines if "step" in line)
+    return [[line for line in lines if tuple(line[name] for name in JOB) == job] for job in found]
 
 
 def shown(lines: Sequence[Line]) -> pd.DataFrame:
@@ -98,8 +79,8 @@ def stages(lines: Sequence[Line], title: str) -> Figure:
 
     Without an encoding that was measured, bars begin with the prompt.
     """
-    vision = next((line["vision"] for line in lines if "vision" in line), 0.0)
     drawn = [line for line in lines if "step" in line and line["config"] != "capture"]
+    vision = drawn[0]["ttft"] - drawn[0]["prefill"] if drawn[0]["ttft"] else 0.0
     figure, ax = plt.subplots(figsize=(9.5, 0.42 * len(drawn) + 1.9), layout="constrained")
     for place, line in enumerate(drawn):
         merge, select = line["merge share"] * line["prefill"], line["new_tokens"] * line["select"]
@@ -108,7 +89,7 @@ def stages(lines: Sequence[Line], title: str) -> Figure:
         for name, start, part in zip(STAGES, starts, parts, strict=True):
             label = name if place == 0 and (vision or name != "encoding frames") else None
             ax.barh(place, part, 0.72, start, color=STAGES[name], label=label)
-        ax.annotate(f" {sum(parts):.1f} s", (sum(parts), place), va="center", fontsize=10)
+        ax.annotate(f" {sum(parts):.3g} s", (sum(parts), place), va="center", fontsize=10)
     ax.set_yticks(range(len(drawn)), [line["config"] for line in drawn])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -125,29 +106,22 @@ def against(lines: Sequence[Line], title: str, to: str = "full-in-place", goal: 
     """
     drawn = [line for line in lines if line.get(f"step / {to}") and line["config"].startswith("dycoke")]
     figure, ax = plt.subplots(figsize=(9.5, 0.36 * len(drawn) + 1.6), layout="constrained")
+    colour = colour_of("dynamic")
     for place, line in enumerate(drawn):
         middle, low, high = line[f"step / {to}"]
         ax.errorbar(
-            middle, place, xerr=[[middle - low], [high - middle]], marker="o", color="#0072b2", capsize=3
+            middle, place, xerr=[[middle - low], [high - middle]], marker="o", color=colour, capsize=3
         )
     ax.axvline(1.0, color="0.3", linewidth=1)
     if goal != 1.0:
-        ax.axvline(goal, color="#d55e00", linestyle="--", linewidth=1.5)
-        ax.annotate(
-            f"goal: at most {goal:g} ",
-            (goal, 1),
-            xycoords=("data", "axes fraction"),
-            color="#d55e00",
-            va="top",
-            ha="right",
-            fontsize=10,
-        )
+        ax.axvline(goal, color="#d55e00", linestyle="--", linewidth=1.5, label=f"goal: at most {goal:g}")
+        figure.legend(loc="outside lower right", frameon=False, fontsize=10)
     names = [
         f"{line['frames']} frame{'s' * (line['frames'] > 1)}, {line['config'].removeprefix('dycoke ')}"
         for line in drawn
     ]
     ax.set_yticks(range(len(drawn)), names)
-    ax.invert_yaxis()
+    ax.set_ylim(len(drawn) - 0.4, -0.6)
     ax.set(xlabel=f"time of a decoding step, divided by that of\n{DENOMINATORS[to]}", title=title)
     return figure
 
@@ -186,129 +160,17 @@ def roofline(folder: Path, title: str) -> Figure:
     return figure
 
 
-def agreement(folder: Path) -> pd.DataFrame:
-    """Return the least time that the roofline predicts for each stage beside the measured one."""
-    rows = []
-    for config, found in by_config(read_rows(folder)).items():
-        good = [row for row in found if "error" not in row]
-        if not good or config.method == "capture":
-            continue
-        device, element = device_of(folder, good[0]["run"])
-        least = prediction(config, device, element, mean_changed(good) or 0.0)
-        for of in ("vision",) if config.method == "vision" else ("prefill", "step"):
-            took = statistics.median(row["vision"] if of == "vision" else value(row, of) for row in good)
-            row = {"config": config.label, "stage": of, "roofline, s": least[of], "measured, s": took}
-            rows.append({**row, "roofline / measured": least[of] / took})
-    return pd.DataFrame(rows)
-
-
-def gain(
-    shape: str,
-    device: Device,
-    prune: float,
-    changed: float,
-    frames: Sequence[int],
-    batches: Sequence[int],
-    merge: float = 0.7,
-    element: int = 2,
-) -> pd.DataFrame:
-    """Return the share of a decoding step that dynamic pruning saves after merging, by the roofline: frames x
-    batch.
-
-    Both write in place. changed: the share of the selected tokens that a step replaces.
-    """
-    found = pd.DataFrame(
-        index=pd.Index(frames, name="frames"), columns=pd.Index(batches, name="batch"), dtype=float
-    )
-    for number, batch in product(frames, batches):
-        pruned = BenchmarkConfig(shape, number, batch, 64, "dycoke", merge, prune)
-        merged = prediction(replace(pruned, prune_ratio=0.0), device, element)["step"]
-        found.loc[number, batch] = 1 - prediction(pruned, device, element, changed)["step"] / merged
-    return found
-
-
 def gains(tables: dict[str, pd.DataFrame], title: str) -> Figure:
-    """Draw such tables side by side, in per cent."""
+    """Draw tables of `predictions.gain` side by side, in per cent."""
     size = 3.3 * len(tables) + 0.6, 3.9
     figure, axes = plt.subplots(
         1, len(tables), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
-    look = dict(
-        annot=True, fmt=".0f", cmap="vlag_r", vmin=-60, vmax=60, cbar=False, annot_kws={"fontsize": 10}
-    )
+    look = dict(fmt=".0f", cmap="vlag_r", vmin=-60, vmax=60, cbar=False)
     for ax, (name, found) in zip(axes.flat, tables.items(), strict=True):
-        sns.heatmap(100 * found, ax=ax, **look)
+        sns.heatmap(100 * found, ax=ax, annot=True, annot_kws={"fontsize": 10}, **look)
         ax.set_title(name, fontsize=11, fontweight="normal")
         ax.tick_params(axis="y", rotation=0)
         ax.set(ylabel="frames" if ax is axes[0, 0] else "")
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
-
-
-def memory(
-    shape: str,
-    frames: Sequence[int],
-    batches: Sequence[int],
-    merge: float = 0.7,
-    prune: float = 0.7,
-    element: int = 2,
-) -> pd.DataFrame:
-    """Return the gigabytes on the device after 64 tokens, by shape: weights, and keys and values of each
-    setting.
-    """
-
-    def held(config: BenchmarkConfig) -> float:
-        return work(config, element).held / 1e9
-
-    rows = []
-    for number, batch in product(frames, batches):
-        full = BenchmarkConfig(shape, number, batch, 64, "full")
-        ours = BenchmarkConfig(shape, number, batch, 64, "dycoke", merge, prune)
-        rows.append(
-            {
-                "frames": number,
-                "batch": batch,
-                "weights": SHAPES[shape].parameters * element / 1e9,
-                "full cache": held(full),
-                "merged": held(replace(ours, prune_ratio=0.0)),
-                "inactive on the device": held(ours),
-                "inactive offloaded": held(replace(ours, inactive="offload")),
-                "evicted": held(replace(ours, inactive="evict")),
-                "logits of the whole prompt": work(replace(full, whole_logits=True), element).logits_bytes
-                / 1e9,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def paper() -> pd.DataFrame:
-    """Return the paper's FLOPs column, its formula, an honest count of prefill, merging, one token,
-    selecting; and the share that is saved.
-    """
-    rows = []
-    for name, method, k, p, retained, theirs in PAPER:
-        shape = SHAPES[name]
-        config = BenchmarkConfig(name, 32, 1, 64, method, k, p)
-        tokens, own, full = columns(config), work(config), work(BenchmarkConfig(name, 32, 1, 64, "full"))
-        visual = [tokens.visual] * shape.layers
-        if method == "fastv":
-            visual = [tokens.visual] * config.from_layer + [tokens.attended] * tokens.pruned
-        formula = sum(flops.prefill_flops(n, 1, shape.hidden, shape.mlp) for n in visual)
-        whole = flops.prefill_flops(6272, shape.layers, shape.hidden, shape.mlp)
-        honest = 1 - (own.prefill_flops + own.merge_flops) / full.prefill_flops
-        rows.append(
-            {
-                "model": name,
-                "setting": config.label,
-                "retained, % (paper)": retained,
-                "FLOPs, T (paper)": theirs,
-                "its formula, T": formula / 1e12,
-                "honest, T": own.prefill_flops / 1e12,
-                "merging, G": own.merge_flops / 1e9,
-                "one token, G": own.step_flops / 1e9,
-                "selecting, G": own.select_flops / 1e9,
-                "saved, % (its formula)": 100 * (1 - formula / whole),
-                "saved, % (honest)": 100 * honest,
-            }
-        )
-    return pd.DataFrame(rows)

@@ -201,15 +201,18 @@ def by_position(
 
 
 def bars(table: pd.DataFrame, title: str, xlabel: str, hue: str | None = None) -> Figure:
-    """Draw each method's mean with its 95 % interval, in %, from `evaluation.metrics.accuracy`."""
+    """Draw each method's mean with its 95 % interval, in %, from `evaluation.metrics.accuracy`.
+
+    hue: a column whose values have a bar and a colour each; None: a bar a method, in its colour.
+    """
     names = list(table["method"].unique())
     groups = [(None, table)] if hue is None else list(table.groupby(hue, sort=False))
     figure, ax = plt.subplots(figsize=(9, 0.42 * len(names) * len(groups) ** 0.5 + 1.8), layout="constrained")
     for number, (name, here) in enumerate(groups):
         shift = 0.8 / len(groups) * (number - (len(groups) - 1) / 2)
         place = np.array([names.index(method) for method in here["method"]]) + shift
-        colour = _COLOURS[[0, 1, 2, 4][number]]
-        look: dict[str, Any] = dict(color=colour, label=name, error_kw=dict(ecolor="0.2", capsize=2))
+        colour = _COLOURS[[0, 1, 2, 4][number]] if hue else [colour_of(method) for method in here["method"]]
+        look: dict[str, Any] = dict(color=colour, label=name, error_kw=dict(ecolor="0.5", capsize=2))
         ax.barh(place, 100 * here["mean"], 0.75 / len(groups), xerr=_spread(here), **look)
     ax.set_yticks(range(len(names)), [label_of(name) for name in names])
     ax.invert_yaxis()

@@ -1,4 +1,4 @@
-"""Capture: it agrees with eager attention weights, keeps to one generation, and leaves stock caches behind."""
+"""Capture agrees with eager attention weights, keeps to one generation, and leaves stock caches behind."""
 
 from __future__ import annotations
 
@@ -19,12 +19,9 @@ from dycoke_lab.runtime.cache_layers import InPlaceLayer
 def test_capture_agrees_with_eager_output_attentions(family, model, inputs):
     model.set_attn_implementation("eager")
     settings = dict(max_new_tokens=4, min_new_tokens=4, do_sample=False, return_dict_in_generate=True)
-    try:
-        with capture_attention(model, heads="all") as trace:
-            out = model.generate(**inputs, **settings, output_attentions=True)
-    finally:
-        model.set_attn_implementation("sdpa")
-    assert len(trace) == len(out.attentions) == 4
+    with capture_attention(model, heads="all") as trace:
+        out = model.generate(**inputs, **settings, output_attentions=True)
+        assert len(trace) == len(out.attentions) == 4
     length = inputs["input_ids"].shape[1]
     assert next(iter(trace.videos))[0].tokens == 128
     columns = adapter_for(model).find_videos(model.config, inputs).columns
@@ -40,7 +37,7 @@ def test_capture_agrees_with_eager_output_attentions(family, model, inputs):
 
 @pytest.mark.parametrize("compression", [Compression(), PRUNING], ids=["stock", "pruned"])
 def test_a_trace_is_of_one_generation(tiny, compression):
-    """A call without a video is none of its steps, nor is a later turn on another cache; one on its own is."""
+    """A call without a video is none of its steps, nor a later turn on another cache; one on its own is."""
     one, two = inputs_of(8, 0), inputs_of(4, 1)
     text = text_of(1, 300)
     with compression(tiny), capture_attention(tiny) as trace:
@@ -90,7 +87,6 @@ def test_a_trace_holds_no_graph(tiny):
 
 
 def test_capture_leaves_a_stock_cache_that_can_be_copied_shortened_and_used_again(family, model, prompts):
-    model.set_attn_implementation("sdpa")
     inputs = family.inputs(prompts[0])
     sequences, _, stock = generate(model, inputs, 8)
     kinds = [type(layer) for layer in stock.layers]

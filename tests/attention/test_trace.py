@@ -12,9 +12,9 @@ from dycoke_lab.models.token_layout import TokenGrid
 
 
 @pytest.fixture(scope="module")
-def trace(model, inputs):
-    with DyCoke(0.5, 0.5, from_layer=2)(model), capture_attention(model) as trace:
-        generate(model, inputs, 3)
+def trace(family_model, inputs):
+    with DyCoke(0.5, 0.5, from_layer=2)(family_model), capture_attention(family_model) as trace:
+        generate(family_model, inputs, 3)
     trace.words = [["red", "green", "blue"], ["cyan", "red", "red"]]
     return trace
 

@@ -5,6 +5,8 @@ for.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -37,9 +39,8 @@ def test_rows_hold_the_bytes_that_are_counted_by_hand(measured):
         assert row["bytes"]["held"] - row["bytes"]["read"] == inactive
         assert len(row["steps"]) == 5 and 0 < row["merge"] < row["prefill"]
         assert row["bytes"]["peak in prefill"] is None  # a CPU's is not known
-        selects = config.method in ("dycoke", "one-shot") and not config.graph
-        assert (row["changed"] is not None) == selects
-        assert bool(row["select"]) == (selects or config.method == "fastv")
+        assert (row["changed"] is not None) == (config.method == "dycoke" and not config.graph)
+        assert bool(row["select"]) == (config.method in ("dycoke", "one-shot") and not config.graph)
 
 
 @pytest.mark.data
@@ -164,3 +165,31 @@ def test_gpu_measures_memory_alone_and_steps_in_turns(monkeypatch):
     larger = [replace(config, batch=2, frames=8, new_tokens=3) for config in group]
     rows = interleaving.measure(OnGPU(), larger, 0, failed=[group[1]])
     assert rows[1] == {"error": "out of memory with less already: not tried"} and "bytes" in rows[0]
+
+
+NOT_ON_A_GPU_MACHINE = (
+    "av",
+    "matplotlib",
+    "seaborn",
+    "scipy",
+    "sklearn",
+    "papermill",
+    "IPython",
+    "ipywidgets",
+)
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys({names}))  # importing one of them fails
+from dycoke_lab.cli import main
+job = ["--frames", "2", "--new-tokens", "2", "--repeats", "1", "--methods", "full,dycoke"]
+main(["bench", *job, "--out", {out!r}])
+"""
+
+
+@pytest.mark.slow
+def test_bench_needs_no_figures_videos_or_notebooks(tmp_path):
+    names = (*NOT_ON_A_GPU_MACHINE, "dycoke_lab.viz", "dycoke_lab.evaluation", "dycoke_lab.video")
+    code = ALONE.format(names=names, out=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "dycoke K=0.7 P=0.7" in done.stdout

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from helpers.families import frames
+from helpers.families import FAMILIES, frames
 from transformers.cache_utils import DynamicCache
 
 from dycoke_lab.attention.capture import capture_attention
@@ -26,6 +26,14 @@ COMPRESSIONS = [
     DyCoke(0.5, 0.6, from_layer=2, inactive="evict"),
 ]
 TOKENS = torch.arange(60, 74).view(-1, 1, 1)
+
+
+@pytest.fixture
+def onevision():
+    """One family and its model, for what is the same for all."""
+    model = FAMILIES["llava_onevision"].model()
+    model.set_attn_implementation("sdpa")
+    return FAMILIES["llava_onevision"], model
 
 
 def prompt_of(family):
@@ -118,8 +126,8 @@ def test_static_step_leaves_its_state_in_the_same_memory(family, model):
                 step(TOKENS[5])
 
 
-def test_static_steps_carry_a_methods_memory(model_of_one_family):
-    family, model = model_of_one_family
+def test_static_steps_carry_a_methods_memory(onevision):
+    family, model = onevision
 
     class Summed(Dynamic):
         """Select by the sum of all attention so far."""
@@ -131,16 +139,6 @@ def test_static_steps_carry_a_methods_memory(model_of_one_family):
     with Summed(0.6, from_layer=2, reselect_below=2.0)(model):
         results = [logits(model, prompt_of(family), static) for static in (False, True)]
     torch.testing.assert_close(results[1][0], results[0][0], atol=1e-5, rtol=0)
-
-
-@pytest.fixture
-def model_of_one_family(request):
-    from helpers.families import FAMILIES
-
-    family = FAMILIES["llava_onevision"]
-    model = family.model()
-    model.set_attn_implementation("sdpa")
-    return family, model
 
 
 def begin(family, model, compression, steps=1):
@@ -160,21 +158,21 @@ def begin(family, model, compression, steps=1):
         ("different numbers", ReferenceCode(0.7, from_layer=1), 1),
     ],
 )
-def test_static_steps_refuse_what_has_no_static_shape(model_of_one_family, message, compression, steps):
+def test_static_steps_refuse_what_has_no_static_shape(onevision, message, compression, steps):
     with pytest.raises(ValueError, match=message):
-        begin(*model_of_one_family, compression, steps)
+        begin(*onevision, compression, steps)
 
 
-def test_static_steps_refuse_a_choice_for_each_layer(model_of_one_family):
+def test_static_steps_refuse_a_choice_for_each_layer(onevision):
     class EachLayer(LastQuery):
         scope = "layer"
 
     with pytest.raises(ValueError, match="chooses for each layer"):
-        begin(*model_of_one_family, EachLayer(0.7, from_layer=1))
+        begin(*onevision, EachLayer(0.7, from_layer=1))
 
 
-def test_static_steps_refuse_padding(model_of_one_family):
-    family, model = model_of_one_family
+def test_static_steps_refuse_padding(onevision):
+    family, model = onevision
     video = ("video", frames(8, 1))
     inputs, cache = (
         family.inputs(["user\n", video, "then?"], ["user\n", video, "what happens then?"]),
@@ -186,15 +184,15 @@ def test_static_steps_refuse_padding(model_of_one_family):
             StaticSteps(model, cache, torch.tensor([[9], [9]]), 4)
 
 
-def test_static_steps_refuse_another_kernel(model_of_one_family):
-    family, model = model_of_one_family
+def test_static_steps_refuse_another_kernel(onevision):
+    family, model = onevision
     model.set_attn_implementation("eager")
     with pytest.raises(ValueError, match="support only 'sdpa'"):
         begin(family, model, Dynamic(0.7, from_layer=1))
 
 
-def test_static_steps_and_capture_refuse_each_other(model_of_one_family):
-    family, model = model_of_one_family
+def test_static_steps_and_capture_refuse_each_other(onevision):
+    family, model = onevision
     with capture_attention(model), pytest.raises(ValueError, match="capture_attention observes this model"):
         begin(family, model, Dynamic(0.7, from_layer=1))
     cache, inputs = cache_for(model), prompt_of(family)

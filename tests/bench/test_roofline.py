@@ -22,7 +22,7 @@ TINY = SHAPES["tiny"]
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def eager():
     model = build_model("tiny")
     model.set_attn_implementation("eager")  # torch counts products of matrices
     return model
@@ -35,18 +35,18 @@ def counted(call):
 
 
 @pytest.mark.parametrize("logits", [0, 1])
-def test_flops_of_a_prefill_and_a_step(tiny, logits):
-    inputs = random_prompt("tiny", tiny, 4, 1)
+def test_flops_of_a_prefill_and_a_step(eager, logits):
+    inputs = random_prompt("tiny", eager, 4, 1)
     n = inputs["input_ids"].shape[1]
-    cache = DynamicCache(config=tiny.config.get_text_config())
+    cache = DynamicCache(config=eager.config.get_text_config())
     hidden = (
         flops.attention(TINY, n * n - n * (n + 1) / 2) * TINY.layers
     )  # eager computes what the mask hides
-    own = counted(lambda: tiny(**inputs, past_key_values=cache, logits_to_keep=logits)) - hidden
+    own = counted(lambda: eager(**inputs, past_key_values=cache, logits_to_keep=logits)) - hidden
     expected = flops.prefill(TINY, [n] * TINY.layers, logits or n)
     assert own == pytest.approx(expected, rel=1e-3)  # rotary embeddings are a small product, too
     token = torch.tensor([[TEXT]])
-    own = counted(lambda: tiny(input_ids=token, past_key_values=cache))
+    own = counted(lambda: eager(input_ids=token, past_key_values=cache))
     assert own == pytest.approx(flops.step(TINY, [n + 1] * TINY.layers), rel=1e-3)
 
 
@@ -149,21 +149,21 @@ def test_dynamic_pruning_pays_for_long_videos_in_batches():
 
 @pytest.mark.parametrize("inactive", ["device", "offload", "evict"])
 @pytest.mark.parametrize("method", ["dynamic", "last_query", "fastv", "full"])
-def test_bytes_of_each_layer(tiny, method, inactive):
+def test_bytes_of_each_layer(eager, method, inactive):
     """A pruned layer holds what it attends to, and besides what is inactive there.
 
     On a CPU, "offload" is the same memory, in which the whole prompt is held.
     """
-    inputs, tokens = random_prompt("tiny", tiny, 8, 2), torch.tensor([[TEXT], [TEXT]])
+    inputs, tokens = random_prompt("tiny", eager, 8, 2), torch.tensor([[TEXT], [TEXT]])
     token = 2 * TINY.kv_bytes(4)  # of two batch elements
     retained, other, active = 8 * 16 - 6 * (16 - 8), 45, int(0.4 * 80 + 0.5)
     fields = dict(inactive=inactive) if method == "dynamic" else {}
-    context = nullcontext() if method == "full" else compose(method, 0.5, 0.6, 2, **fields)(tiny)
+    context = nullcontext() if method == "full" else compose(method, 0.5, 0.6, 2, **fields)(eager)
     with context, torch.no_grad():
-        cache = DynamicCache(config=tiny.config.get_text_config())
-        tiny(**inputs, past_key_values=cache)
+        cache = DynamicCache(config=eager.config.get_text_config())
+        eager(**inputs, past_key_values=cache)
         for step in range(1, 4):
-            tiny(input_ids=tokens, past_key_values=cache)
+            eager(input_ids=tokens, past_key_values=cache)
             for number, layer in enumerate(cache.layers):
                 pruned = number >= 2 and method != "full"
                 attended = active if pruned else 8 * 16 if method == "full" else retained

@@ -1,8 +1,9 @@
-"""The lmms-eval plug-in, against lmms-eval itself where it is installed, else against a stub of its published base class (0.7)."""
+"""The lmms-eval plug-in, with lmms-eval if it is installed, else with a stub of its base class (0.7)."""
 
 from __future__ import annotations
 
 import abc
+import importlib
 import importlib.metadata
 import sys
 import types
@@ -11,12 +12,14 @@ from importlib.util import find_spec
 
 import pytest
 
-from dycoke_lab import DyCokeConfig, load_model
-from dycoke_lab.run import answer
+from dycoke_lab import load_model
+from dycoke_lab.evaluation.one_prompt import answer_prompt
+from dycoke_lab.methods import Compression, DyCoke, compose
 from dycoke_lab.specimen.clips import CLIPS, truth
 from dycoke_lab.video import prompt, read_video
 
 CLIP = "3-scenes.mp4"
+NAME = "dycoke_lab.evaluation.lmms_eval"
 REAL = find_spec("lmms_eval") is not None
 
 
@@ -54,9 +57,14 @@ def stub():
         chat_class_path: str | None = None
         aliases: tuple[str, ...] = ()
 
-    modules = {}
-    for name in ("lmms_eval", "lmms_eval.api", "lmms_eval.api.model", "lmms_eval.models", "lmms_eval.models.registry_v2"):
-        modules[name] = types.ModuleType(name)
+    names = (
+        "lmms_eval",
+        "lmms_eval.api",
+        "lmms_eval.api.model",
+        "lmms_eval.models",
+        "lmms_eval.models.registry_v2",
+    )
+    modules = {name: types.ModuleType(name) for name in names}
     modules["lmms_eval.api.model"].lmms = lmms
     modules["lmms_eval.models.registry_v2"].ModelManifest = ModelManifest
     return modules
@@ -67,37 +75,42 @@ def plugin(monkeypatch):
     if not REAL:
         for name, module in stub().items():
             monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "dycoke_lab.lmms", raising=False)
-    import dycoke_lab.lmms
-
-    yield dycoke_lab.lmms
-    sys.modules.pop("dycoke_lab.lmms")
+    monkeypatch.delitem(sys.modules, NAME, raising=False)
+    yield importlib.import_module(NAME)
+    sys.modules.pop(NAME)
 
 
 @pytest.mark.parametrize("method", ["full", "dynamic", "last_query"])
-def test_answers_are_those_of_run(plugin, method):
-    model = plugin.DyCokeModel.create_from_arg_string(
-        f"pretrained=specimen,merge_ratio=0.5,prune_ratio=0.7,score_layer=3,method={method},max_frames=16", {"batch_size": 1}
-    )
+def test_lmms_evals_answers_are_those_of_run(plugin, method):
+    settings = f"merge_ratio=0.5,prune_ratio=0.7,from_layer=3,method={method},max_frames=16"
+    model = plugin.DyCokeModel.create_from_arg_string(f"pretrained=specimen,{settings}", {"batch_size": 1})
     question, right, *_ = truth(CLIP)
-    asked = [{"role": "user", "content": [{"type": "video", "url": str(CLIPS / CLIP)}, {"type": "text", "text": question}]}]
-    model.task_dict = {"task": {"test": {7: asked}}}
+    content = [{"type": "video", "url": str(CLIPS / CLIP)}, {"type": "text", "text": question}]
+    model.task_dict = {"task": {"test": {7: [{"role": "user", "content": content}]}}}
     arguments = ("", lambda doc: doc, {"max_new_tokens": 64, "until": ["<never>"]}, 7, "task", "test")
     written = model.generate_until([types.SimpleNamespace(args=arguments)])
 
     specimen, processor = load_model()
-    config = DyCokeConfig(0.5, prune_ratio=0.7, method=method) if method != "full" else DyCokeConfig(0.0, prune_ratio=0.0)
-    expected = answer(specimen, processor, prompt(processor, read_video(CLIPS / CLIP), question), config).text
+    compression = compose(method, 0.5, 0.7) if method != "full" else Compression()
+    inputs = prompt(processor, read_video(CLIPS / CLIP), question)
+    expected = answer_prompt(specimen, processor, inputs, compression).text
     assert written == [expected] and (method == "last_query" or expected == right)
-    stopped = model.generate_until([types.SimpleNamespace(args=(*arguments[:2], {"until": expected.split()[2]}, *arguments[3:]))])
+    until = (*arguments[:2], {"until": expected.split()[2]}, *arguments[3:])
+    stopped = model.generate_until([types.SimpleNamespace(args=until)])
     assert stopped == [" ".join(expected.split()[:2])]
 
 
-def test_what_cannot_be_run_is_said_at_the_start(plugin, monkeypatch):
+def test_the_paper_gives_lmms_evals_defaults(plugin):
+    assert plugin.DyCokeModel(pretrained="specimen").compression == DyCoke()
+    chosen = plugin.DyCokeModel(pretrained="specimen", prune_ratio=0.5, reselect_below=2).compression
+    assert chosen == DyCoke(prune_ratio=0.5, reselect_below=2)
+
+
+def test_lmms_eval_is_told_at_the_start_what_cannot_be_run(plugin, monkeypatch):
     with pytest.raises(ValueError, match="batch_size=4 must be 1"):
         plugin.DyCokeModel(pretrained="specimen", batch_size=4)
-    with pytest.raises(ValueError, match="score_layer=40 must be below"):
-        plugin.DyCokeModel(pretrained="specimen", score_layer=40)
+    with pytest.raises(ValueError, match="from_layer=40 must be below"):
+        plugin.DyCokeModel(pretrained="specimen", from_layer=40)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="WORLD_SIZE > 1"):
         plugin.DyCokeModel(pretrained="specimen")
@@ -110,9 +123,11 @@ def test_what_cannot_be_run_is_said_at_the_start(plugin, monkeypatch):
         model._loaded({"role": "user", "content": [{"type": "audio", "url": "a.wav"}]})
 
 
-def test_it_is_found_by_its_entry_point(plugin):
-    (found,) = {point for point in importlib.metadata.entry_points(group="lmms_eval.models") if point.name == "dycoke"}
-    assert found.value == "dycoke_lab.lmms:manifest"
+def test_lmms_eval_finds_the_plugin_by_its_entry_point(plugin):
+    (found,) = {
+        point for point in importlib.metadata.entry_points(group="lmms_eval.models") if point.name == "dycoke"
+    }
+    assert found.value == f"{NAME}:manifest"
     module, name = plugin.manifest().chat_class_path.rsplit(".", 1)
     assert module == plugin.__name__ and getattr(plugin, name).is_simple is False
     if REAL:

@@ -1,10 +1,24 @@
-"""Tables of accuracy against plain counting, and intervals against an obvious resampling."""
+"""Accuracy against plain counting, intervals against a plain resampling, words that differ, tables."""
+
+from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from dycoke_lab.tables import accuracy, by_seed, difference, headline, pairs
+from dycoke_lab.evaluation.metrics import (
+    README_SETTINGS,
+    accuracy,
+    bootstrap,
+    by_seed,
+    count_wrong,
+    difference,
+    differing,
+    headline,
+    headline_text,
+    pairs,
+    readme_table,
+)
 
 
 def make_rows() -> pd.DataFrame:
@@ -15,16 +29,17 @@ def make_rows() -> pd.DataFrame:
             for number in range(40):
                 scenes = 2 + number % 4
                 digits = [int(generator.binomial(4, skill)) for _ in range(scenes)]
-                rows.append(dict(
-                    seed=seed, video=f"{scenes}-{number}", question="describe", merge_ratio=0.5, method=method,
-                    prune_ratio=0.0 if method == "full" else 0.7, score_layer=0 if method == "full" else 3,
-                    right="".join(map(str, digits)), words=4 * scenes, exact=int(sum(digits) == 4 * scenes),
-                    left=0.6 + 0.1 * (number % 2),
-                ))  # fmt: skip
+                ratio, layer = (0.0, 0) if method == "full" else (0.7, 3)
+                rows.append({
+                    "seed": seed, "video": f"{scenes}-{number}", "question": "describe", "merge_ratio": 0.5,
+                    "method": method, "prune_ratio": ratio, "from_layer": layer, "words": 4 * scenes,
+                    "right": "".join(map(str, digits)), "exact": int(sum(digits) == 4 * scenes),
+                    "left": 0.6 + 0.1 * (number % 2),
+                })  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def test_means_are_plain_counts() -> None:
+def test_accuracy_counts_words_answers_and_parts() -> None:
     rows = make_rows()
     table = accuracy(rows, draws=200).set_index(["method", "measure"])
     for method, group in rows.groupby("method"):
@@ -33,12 +48,14 @@ def test_means_are_plain_counts() -> None:
         assert table.loc[(method, "exact"), "mean"] == pytest.approx(group["exact"].mean())
         for part in range(5):
             digits = [int(text[part]) for text in group["right"] if len(text) > part]
-            assert table.loc[(method, f"part {part}"), "mean"] == pytest.approx(sum(digits) / (4 * len(digits)))
+            assert table.loc[(method, f"part {part}"), "mean"] == pytest.approx(
+                sum(digits) / (4 * len(digits))
+            )
     assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
     assert table.loc[("dynamic", "words"), "retained"] == pytest.approx(0.65 * 0.3)
 
 
-def test_intervals_resemble_a_plain_resampling() -> None:
+def test_accuracys_intervals_resemble_a_plain_resampling() -> None:
     rows = make_rows()
     values = pairs(rows[rows["method"] == "last_query"])
     generator = np.random.default_rng(1)
@@ -51,25 +68,48 @@ def test_intervals_resemble_a_plain_resampling() -> None:
     assert [table["low"], table["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.01)
 
 
-def test_difference_is_paired() -> None:
+def test_differences_are_paired() -> None:
     rows = make_rows()
     table = difference(rows, "words").set_index("method")
     mean = accuracy(rows).query("measure == 'words'").set_index("method")["mean"]
     assert table.loc["dynamic", "mean"] == pytest.approx(mean["dynamic"] - mean["full"])
     assert table.loc["last_query", "high"] < table.loc["dynamic", "low"]
     same = pd.concat([rows, rows[rows["method"] == "dynamic"].assign(method="random")])
-    twin = difference(same, "exact", to="dynamic").set_index("method").loc["random"]
-    assert (twin["mean"], twin["low"], twin["high"]) == (0, 0, 0)  # unpaired intervals would be wide
+    equal = difference(same, "exact", to="dynamic").set_index("method").loc["random"]
+    assert (equal["mean"], equal["low"], equal["high"]) == (0, 0, 0)  # unpaired intervals would be wide
 
 
-def test_headline_has_every_scene() -> None:
+def test_the_headline_has_every_scene() -> None:
     table = headline(make_rows())
     assert list(table.columns[-5:]) == [f"scene {n}" for n in range(1, 6)]
     assert table["method"].tolist()[0] == "full" and len(table) == 3
     assert table["words"].str.fullmatch(r"\d+\.\d \[\d+\.\d, \d+\.\d\]").all()
 
 
-def test_errors_name_what_is_wrong() -> None:
+def test_the_headlines_text_fits_100_columns() -> None:
+    table = headline(make_rows()).assign(
+        method="hindsight", words="100.0 [100.0, 100.0]", exact="100.0 [99.9, 100.0]"
+    )
+    lines = headline_text(table).splitlines()
+    assert len(lines) == 4 and max(map(len, lines)) <= 100
+    scenes = [f"sc. {n}" for n in range(1, 6)]
+    assert " ".join(lines[0].split()) == " ".join(["K P method words exact", *scenes])
+    assert lines[1].split()[-6] == "100.0" and "hindsight (knows the future)" in lines[1]
+
+
+def test_the_readmes_table_is_a_row_per_method() -> None:
+    settings = [(k, p) for k, p in README_SETTINGS] + [(k, 0.0) for k in (0.0, 0.5, 0.7)]
+    methods = ("dynamic", "last_query", "fastv", "random")
+    rows = [(k, p, method) for k, p in settings for method in (methods if p else ("full",))]
+    table = pd.DataFrame(rows, columns=["merge_ratio", "prune_ratio", "method"])
+    table = table.assign(measure="words", mean=0.5, low=0.4, high=0.6)
+    lines = readme_table(table).splitlines()
+    assert len(lines) == 2 + 5 and all(line.count("|") == 6 for line in lines)
+    assert lines[2] == "| full cache | " + " | ".join(["50.0 [40.0, 60.0]"] * 4) + " |"
+    assert lines[3].startswith("| **dynamic (DyCoke)** |")
+
+
+def test_pairs_name_what_is_wrong() -> None:
     rows = make_rows()
     with pytest.raises(ValueError, match="measure='letters'"):
         pairs(rows, "letters")
@@ -78,15 +118,55 @@ def test_errors_name_what_is_wrong() -> None:
         pairs(full.iloc[1:])
 
 
-def test_parts_of_a_comparison_have_their_own_sizes() -> None:
-    rows = pd.DataFrame({
-        "seed": [0, 0], "video": ["2-0", "2-1"], "question": "compare", "right": ["441", "310"], "words": 9, "exact": [1, 0],
-    })  # fmt: skip
+def test_pairs_know_the_sizes_of_a_comparisons_parts() -> None:
+    two = {"seed": [0, 0], "video": ["2-0", "2-1"], "right": ["441", "310"], "exact": [1, 0]}
+    rows = pd.DataFrame({**two, "question": "compare", "words": 9})
     assert [pairs(rows, f"part {n}").sum((0, 1)).tolist() for n in range(3)] == [[7, 8], [5, 8], [1, 2]]
 
 
-def test_one_by_one_and_together_agree() -> None:
+def test_by_seed_agrees_with_accuracy() -> None:
     rows = make_rows()
     alone = by_seed(rows)
     together = accuracy(rows, draws=10).query("measure == 'words'").set_index("method")["mean"]
     assert len(alone) == 2 * 3 and alone["dynamic"].mean() == pytest.approx(together["dynamic"])
+
+
+def test_bootstrap_takes_values_or_ratios_of_sums() -> None:
+    generator = np.random.default_rng(0)
+    values = generator.random((3, 50))
+    mean, low, high = bootstrap(values)
+    assert mean == pytest.approx(values.mean()) and low < mean < high
+    assert bootstrap(np.stack([values, np.ones_like(values)], -1)) == pytest.approx((mean, low, high))
+    values[:, :40] = np.nan
+    assert bootstrap(values)[0] == pytest.approx(values[:, 40:].mean())
+    assert bootstrap(np.array([[[1, 2], [3, 3]]], float))[0] == pytest.approx(4 / 5)
+    with pytest.raises(ValueError, match=r"values has shape \(3,\)"):
+        bootstrap(np.ones(3))
+
+
+def test_bootstraps_intervals_cover_the_truth() -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for trial in range(60):
+        low, high = bootstrap(generator.normal(0.5, 0.1, (1, 200)), draws=400, seed=trial)[1:]
+        covered += low <= 0.5 <= high
+        assert 0.015 < high - low < 0.045  # 2 * 1.96 * 0.1 / sqrt(200) = 0.028
+    assert covered >= 50  # 95 % of 60 is 57; below 50 has odds under 1 in 1,000
+
+
+def test_bootstraps_intervals_know_that_seeds_differ() -> None:
+    mean, low, high = bootstrap(np.repeat([[0.2], [0.5], [0.8]], 100, axis=1))
+    assert mean == pytest.approx(0.5) and low < 0.3 and high > 0.7
+
+
+def test_words_that_differ_are_counted_and_marked() -> None:
+    assert differing("a b c", "a b c") == (0, "a b c")
+    assert differing("a b c", "a x c") == (1, "a [x] c")
+    assert differing("a b c", "a c") == (1, "a [-] c")
+    assert differing("a b", "a x y b") == (2, "a [x] [y] b")
+    assert differing("a b", "") == (2, "[-]")
+
+
+def test_wrong_words_are_those_in_the_wrong_place() -> None:
+    written = ("a b c", "a c b", "a", "a b c d")
+    assert [count_wrong(words.split(), ["a", "b", "c"]) for words in written] == [0, 2, 2, 1]

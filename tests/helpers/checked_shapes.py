@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from beartype import BeartypeConf, beartype
+from jaxtyping import AbstractArray
 
 _beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
 
 
 def checked(function: Any) -> Any:
-    """Check a function's arguments and results. A dataclass checks its own fields, with messages of its own."""
-    return function if function.__name__ == "__init__" else _beartype(function)
+    """Check what a function is given and returns, if its signature has shapes. What has none checks its own
+    parameters, and names them."""
+    return _beartype(function) if any(map(_has_shapes, function.__annotations__.values())) else function
+
+
+def _has_shapes(annotation: Any) -> bool:
+    if isinstance(annotation, type) and issubclass(annotation, AbstractArray):
+        return True
+    return any(map(_has_shapes, get_args(annotation)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,14 +10,14 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from helpers.oracles import Look, Slow, share_of
+from helpers.oracles import Look, Slow, Stage, share_of
 
 
 class MaskedModel:
     """Run the unmodified model on prompt and answer at once; what a compression takes away is masked.
 
     columns: for each batch element those of its visual tokens. into: for each, what its tokens are merged
-    into. padding: (batch, prompt). steps: how many tokens each call after the prompt's read. blocks: (batch,
+    into. features: new ones of them, or none. padding: (batch, prompt). steps: how many tokens each call after the prompt's read. blocks: (batch,
     prompt), tokens with one number above 0 see each other (Gemma 3's images).
 
     attention, visible: by layer, (batch, calls, columns), of each call's last row, over the heads their mean,
@@ -29,12 +30,14 @@ class MaskedModel:
         decoder: Any,
         columns: list[Tensor],
         into: list[list[int]],
+        features: list[Tensor],
         padding: Tensor,
         slow: Slow,
         blocks: Tensor | None = None,
         steps: list[int] | None = None,
     ) -> None:
         self.model, self.decoder, self.columns, self.into = model, decoder, columns, into
+        self.features = features
         self.padding, self.slow, self.rule, self.blocks = padding, slow, slow.rule, blocks
         self.prompt, self.steps = padding.shape[1], steps or [1] * 99
         kinds = getattr(decoder.config, "layer_types", None)
@@ -43,6 +46,7 @@ class MaskedModel:
         self.dropped: dict[tuple[int, int], set[int]] = {}  # by batch element and layer, in the prefill
         self.looks: dict[Any, Look] = {}  # the last one of each who chooses
         self.chosen: dict[Any, list[set[int] | None]] = {}  # what was selected after each call
+        self.scores: dict[int, list[list[float]]] = {}  # by layer, of the prompt's last row
         self.attention: dict[int, Tensor] = {}
         self.visible: dict[int, Tensor] = {}
         AttentionInterface.register("tests_oracle", self._attend)
@@ -52,12 +56,16 @@ class MaskedModel:
         """(batch, calls, vocabulary): after each call's last row."""
         config = self.decoder.config
         before, config._attn_implementation = config._attn_implementation, "tests_oracle"
-        hook = self.decoder.register_forward_pre_hook(self._average, with_kwargs=True)
+        hooks = [self.decoder.register_forward_pre_hook(self._merge, with_kwargs=True)]
+        for layer in self.slow.reduce:
+            reduce = partial(self._reduce, layer)
+            hooks.append(self.decoder.layers[layer].register_forward_pre_hook(reduce, with_kwargs=True))
         try:
             with torch.no_grad():
                 logits = self.model(**inputs, use_cache=False).logits
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
             config._attn_implementation = before
         return logits[:, [rows.stop - 1 for rows in self._calls(logits.shape[1])]]
 
@@ -70,10 +78,12 @@ class MaskedModel:
                 calls.append(slice(start, min(start + count, length)))
         return calls
 
-    def _average(self, _: Any, args: Any, inputs: dict[str, Any]) -> Any:
-        if not self.slow.average:
-            return None
-        changes = {"inputs_embeds": self._means(inputs["inputs_embeds"])}
+    def _merge(self, _: Any, args: Any, inputs: dict[str, Any]) -> Any:
+        """Before the first layer: new features, and means."""
+        given = inputs["inputs_embeds"].clone()
+        for b, rows in enumerate(self.features):
+            given[b, self.columns[b]] = rows
+        changes = {"inputs_embeds": self._means(given, self.into)}
         if inputs.get("deepstack_visual_embeds") is not None:  # Qwen3-VL's, one row for each visual token
             where = inputs["visual_pos_masks"]
             spread = [
@@ -81,13 +91,24 @@ class MaskedModel:
             ]
             for empty, part in zip(spread, inputs["deepstack_visual_embeds"], strict=True):
                 empty[where] = part
-            changes["deepstack_visual_embeds"] = [self._means(part)[where] for part in spread]
+            changes["deepstack_visual_embeds"] = [self._means(part, self.into)[where] for part in spread]
         return args, {**inputs, **changes}
 
-    def _means(self, given: Tensor) -> Tensor:
-        """Let each token that others were merged into be the mean of all of them."""
+    def _reduce(self, layer: int, _: Any, args: Any, inputs: dict[str, Any]) -> Any:
+        """Before a layer that gets fewer tokens."""
+        hidden, into = args[0], []
+        for b in range(len(self.into)):
+            present = self._present(b, layer)
+            stage = Stage(hidden[b, self.columns[b]], self.scores[layer - 1][b], present)
+            found = self.slow.reduce[layer](stage)
+            self.dropped[b, layer] = {v for v in present if found[v] != v}
+            into.append([end if v in present else -1 for v, end in enumerate(found)])
+        return (self._means(hidden, into), *args[1:]), inputs
+
+    def _means(self, given: Tensor, into: list[list[int]]) -> Tensor:
+        """Let each token that others were merged into be the mean of all of them, if that is asked for."""
         found = given.clone()
-        for b, row in enumerate(self.into):
+        for b, row in enumerate(into if self.slow.average else []):
             for end in set(row) - {-1}:
                 members = [v for v, other in enumerate(row) if other == end]
                 found[b, self.columns[b][end]] = given[b, self.columns[b][members]].mean(0)
@@ -124,7 +145,7 @@ class MaskedModel:
         return seen
 
     def _attend(self, module: Any, q: Tensor, k: Tensor, v: Tensor, _: Any, scaling: float, **__: Any) -> Any:
-        layer, groups = module.layer_idx, q.shape[1] // k.shape[1]
+        layer, groups, keys = module.layer_idx, q.shape[1] // k.shape[1], k
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
         batch, heads, length, _ = q.shape
         logits = q @ k.transpose(-1, -2) * scaling
@@ -137,18 +158,12 @@ class MaskedModel:
                     seen[b, head, rows, self._unselected(b, layer, number, head // groups)] = False
                 hidden = logits[b, :, rows].masked_fill(~seen[b, :, rows], -torch.inf)
                 weights[b, :, rows] = hidden.softmax(-1).nan_to_num(0)
-                self._choose(b, layer, number, weights[b, :, rows], groups)
-            self._drop(b, layer, weights[b, :, self.prompt - 1])
+                self._choose(b, layer, number, weights[b, :, rows], keys[b])
         ends = [rows.stop - 1 for rows in self._calls(length)]
         self.attention[layer], self.visible[layer] = weights.mean(1)[:, ends], seen.any(1)[:, ends]
+        rows = weights[:, :, self.prompt - 1].mean(1)
+        self.scores[layer] = [row[columns].tolist() for row, columns in zip(rows, self.columns, strict=True)]
         return (weights @ v).transpose(1, 2).contiguous(), None
-
-    def _drop(self, b: int, layer: int, weights: Tensor) -> None:
-        """Before the next layer, if it is one that gets fewer tokens. weights: (heads, columns)."""
-        if drop := self.slow.drops.get(layer + 1):
-            there = self._present(b, layer)
-            stays = drop(weights.mean(0)[self.columns[b]].tolist(), there)
-            self.dropped[b, layer + 1] = set(there) - stays
 
     def _prunes(self, layer: int) -> bool:
         rule = self.rule
@@ -168,8 +183,9 @@ class MaskedModel:
             return []
         return [int(column) for v, column in enumerate(self.columns[b]) if v not in now]
 
-    def _choose(self, b: int, layer: int, number: int, weights: Tensor, groups: int) -> None:
-        """Have all choose that do so at this layer. weights: (heads, rows of this call, columns)."""
+    def _choose(self, b: int, layer: int, number: int, weights: Tensor, keys: Tensor) -> None:
+        """Have all choose that do so at this layer. weights: (heads, rows of this call, columns). keys: (key
+        heads, columns, dim)."""
         rule = self.rule
         if rule is None or (
             layer != rule.from_layer - 1 if rule.scope == "shared" else not self._prunes(layer)
@@ -178,7 +194,7 @@ class MaskedModel:
         rows = list(range(weights.shape[1]))
         if number == 0:
             rows = sorted(set(rows) - set(self._gone(b)))
-        parts = list(weights.split(groups)) if rule.scope == "head" else [weights]
+        parts = list(weights.chunk(len(keys))) if rule.scope == "head" else [weights]
         present = self._present(b, layer)
         for head, part in enumerate(parts):
             who = self._chooser(b, layer, head)
@@ -191,6 +207,7 @@ class MaskedModel:
                 part[:, -1, self.columns[b]].mean(0).tolist(),
                 last.scores if last else None,
                 part[:, rows][:, :, self.columns[b]],
+                (keys[head : head + 1] if rule.scope == "head" else keys)[:, self.columns[b]],
                 present if now is None or rule.returns else sorted(now),
                 share_of(len(present), 1 - rule.prune_ratio),
                 now,

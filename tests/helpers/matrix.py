@@ -15,7 +15,7 @@ from dycoke_lab.methods import Compression, LastQuery, Merger, PrefillReducer, S
 from dycoke_lab.methods import Dynamic as DynamicPruning
 from helpers.families import ID, Family, decoder_of, frames
 from helpers.masked_model import MaskedModel
-from helpers.oracles import Rule, Slow, choose, dynamic, once, reference_code, temporal
+from helpers.oracles import Rule, Slow, Video, dynamic, keep_share, once, reference_code, temporal
 
 STEPS = 6
 WORDS = (
@@ -172,12 +172,12 @@ def slow_version(compression: Any, batch: int, visual: int) -> Slow:
     if merger is not None:
         ratio = None if merger.threshold is not None else merger.merge_ratio
         slow = dict(
-            merge=temporal(merger.window, ratio, merger.threshold),
+            merge=partial(temporal, window=merger.window, ratio=ratio, threshold=merger.threshold),
             average=merger.combine == "average",
             repacked=merger.positions == "repacked",
         )
     if reducer is not None:
-        slow["drops"] = {reducer.from_layer: partial(choose, share=1 - reducer.prune_ratio)}
+        slow["reduce"] = {reducer.from_layer: partial(keep_share, share=1 - reducer.prune_ratio)}
     if selector is not None:
         slow["rule"] = _rule_of(selector, batch, visual)
     return Slow(**slow)
@@ -227,7 +227,7 @@ def compare_with_the_oracle(
             logits, steps = torch.cat([logits, second], 1), [1, 1, 1 + more.shape[1], 1, 1]
 
     whole = longer(inputs, sequences[:, :-1])
-    into = _merged(model, decoder, whole, videos, slow)
+    into, features = _merged(model, decoder, whole, videos, slow, inputs["attention_mask"])
     gone = [torch.tensor([end != token for token, end in enumerate(row)]) for row in into]
     positions = positions_for(model, whole)
     if slow.repacked:
@@ -236,7 +236,7 @@ def compare_with_the_oracle(
             stays[b, columns[b][gone[b]]] = False
         positions = (stays.cumsum(1) - 1).clamp(min=0).expand_as(positions)
     oracle = MaskedModel(
-        model, decoder, columns, into, inputs["attention_mask"], slow, _blocks(inputs), steps
+        model, decoder, columns, into, features, inputs["attention_mask"], slow, _blocks(inputs), steps
     )
     expected = oracle.logits(**whole, position_ids=positions)
     torch.testing.assert_close(logits, expected.float(), atol=2e-5, rtol=0)
@@ -251,8 +251,11 @@ def compare_with_the_oracle(
     return gone
 
 
-def _merged(model: Any, decoder: Any, whole: dict[str, Any], videos: Any, slow: Slow) -> list[list[int]]:
-    """For each batch element what its visual tokens are merged into, by the unmodified model's embeddings."""
+def _merged(
+    model: Any, decoder: Any, whole: dict[str, Any], videos: Any, slow: Slow, padding: Tensor
+) -> tuple[list[list[int]], list[Tensor]]:
+    """For each batch element what its visual tokens are merged into, and their new features, if they get
+    some, by the unmodified model's embeddings."""
     given = []
 
     def note(module: Any, args: Any, inputs: dict[str, Any]) -> None:
@@ -262,17 +265,22 @@ def _merged(model: Any, decoder: Any, whole: dict[str, Any], videos: Any, slow: 
     with torch.no_grad():
         model(**whole, use_cache=False)
     hook.remove()
-    numbers, into = iter(range(99)), []
+    numbers, into, features = iter(range(99)), [], []
     for b, sample in enumerate(videos):
+        text = padding[b].bool()
+        text[torch.cat([where for _, where in sample])] = False
         row: list[int] = []
         for count, where in sample:
-            number, start = next(numbers), len(row)
-            ends = list(range(count * 16))
+            start, ends = len(row), list(range(count * 16))
+            grid = given[0][b, where].unflatten(0, (count, 4, 4))
+            video = Video(grid, next(numbers), given[0][b, : len(text)][text])
             if slow.merge is not None:
-                ends = slow.merge(given[0][b, where].unflatten(0, (count, 4, 4)), number)
+                ends = slow.merge(video)
+            if slow.features is not None:
+                features.append(slow.features(video))
             row += [-1 if end == -1 else start + end for end in ends]
         into.append(row)
-    return into
+    return into, features
 
 
 def _blocks(inputs: dict[str, Any]) -> Tensor | None:

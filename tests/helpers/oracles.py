@@ -60,7 +60,7 @@ class Look:
 
     element: the number of the batch element. number: 0 at the prompt's end, then that of the step. scores:
     each visual token's attention from the step's last row, mean over heads. attention: (heads, rows, visual),
-    of all this step's rows.
+    of all this step's rows. keys: (key heads, visual, dim).
     """
 
     element: int
@@ -68,6 +68,7 @@ class Look:
     scores: list[float]
     previous: list[float] | None
     attention: Tensor
+    keys: Tensor
     candidates: list[int]
     budget: int
     selected: set[int] | None
@@ -92,30 +93,53 @@ class Rule:
     every_step: bool = False
 
 
+@dataclass
+class Video:
+    """features: (frames, rows, cols, dim). number: of the video in the batch. text: the prompt's, (tokens,
+    dim)."""
+
+    features: Tensor
+    number: int
+    text: Tensor
+
+
+@dataclass
+class Stage:
+    """hidden: the visual tokens' hidden states before a layer, (visual, dim). scores: their attention from
+    the prompt's last token in the layer below. present: those that are still there."""
+
+    hidden: Tensor
+    scores: list[float]
+    present: list[int]
+
+
 @dataclass(frozen=True)
 class Slow:
     """A compression as loops know it.
 
-    merge: the features of a video, (frames, rows, cols, dim), and its number in the batch -> for each token
-    itself, the one it is merged into, or -1. average: a token becomes the mean of all merged into it.
-    drops: before which layers the prefill drops tokens: scores, those still there -> those that stay.
+    merge: for each token of a video itself, the one it is merged into, or -1. average: a token becomes the
+    mean of all merged into it. features: new features of a video's tokens, (tokens, dim).
+    reduce: the same before layers of the prefill, with `average`, too.
     """
 
-    merge: Callable[[Tensor, int], list[int]] | None = None
+    merge: Callable[[Video], list[int]] | None = None
     average: bool = False
+    features: Callable[[Video], Tensor] | None = None
     repacked: bool = False
-    drops: dict[int, Callable[[list[float], list[int]], set[int]]] = field(default_factory=dict)
+    reduce: dict[int, Callable[[Stage], list[int]]] = field(default_factory=dict)
     rule: Rule | None = None
 
 
-def temporal(window: int, ratio: float | None, threshold: float | None) -> Callable[[Tensor, int], list[int]]:
+def temporal(video: Video, window: int, ratio: float | None, threshold: float | None) -> list[int]:
     """DyCoke's first stage, as `Slow.merge`."""
+    into = merge(video.features.flatten(1, 2), window, ratio, threshold)
+    return [into[token] for token in range(len(into))]
 
-    def merged(features: Tensor, number: int) -> list[int]:
-        into = merge(features.flatten(1, 2), window, ratio, threshold)
-        return [into[token] for token in range(len(into))]
 
-    return merged
+def keep_share(stage: Stage, share: float) -> list[int]:
+    """FastV: keep the share with the highest scores, as `Slow.reduce`."""
+    stays = choose(stage.scores, stage.present, share)
+    return [token if token in stays else -1 for token in range(len(stage.scores))]
 
 
 def dynamic(look: Look, reselect_below: float) -> set[int] | None:

@@ -67,11 +67,7 @@ def test_evicted_tokens_free_their_memory_and_inactive_ones_return(family, model
     known = {"future": future} if method == "hindsight" else {}
     with kind(prune_ratio=0.75, from_layer=2, **known)(model):
         _, _, cache = generate(model, inputs)
-        inside = [
-            layer.held() // layer.keys[:, :, 0].numel() // 16
-            for layer in cache.layers[2:]
-            if hasattr(layer, "held")
-        ]
+        inside = [layer.held_bytes() // layer.keys[:, :, 0].numel() // 16 for layer in cache.layers[2:]]
     after = [layer.keys.shape[2] for layer in cache.layers]
     full = inputs["input_ids"].shape[1] + STEPS - 1
     returns = issubclass(kind, Selector) and kind.can_return

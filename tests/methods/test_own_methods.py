@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from helpers.families import FAMILIES, frames
 from helpers.matrix import compare_with_the_oracle, generate, slow_version
-from helpers.oracles import Rule, Slow, best, choose, cosine
+from helpers.oracles import Rule, Slow, Video, best, cosine, keep_share
 from helpers.vision_oracle import attention_received
 
 from dycoke_lab.methods import (
@@ -103,10 +103,10 @@ class Pyramid(PrefillReducer):
         return Assignment.keep(top(state.scores, state.candidates, count))
 
 
-def pairs_within_frames(features: torch.Tensor, number: int, count: int) -> list[int]:
+def pairs_within_frames(video: Video, count: int) -> list[int]:
     """Loops for WithinFrame: token by token."""
-    into, size = [], features.shape[1] * features.shape[2]
-    for frame, tokens in enumerate(features.flatten(1, 2).tolist()):
+    into, size = [], 16
+    for frame, tokens in enumerate(video.features.flatten(1, 2).tolist()):
         ends, close = list(range(size)), {}
         for token in range(0, size, 2):
             partner = max(range(1, size, 2), key=lambda other: cosine(tokens[token], tokens[other]))
@@ -117,10 +117,10 @@ def pairs_within_frames(features: torch.Tensor, number: int, count: int) -> list
     return into
 
 
-def most_attended(features: torch.Tensor, number: int, received: list, share: float) -> list[int]:
+def most_attended(video: Video, received: list, share: float) -> list[int]:
     """Loops for MostAttendedPatches. received: of each video, for each frame what its tokens receive."""
     into = []
-    for scores in received[number]:
+    for scores in received[video.number]:
         kept = best(scores, list(range(len(scores))), int(share * len(scores) + 0.5))
         start = len(into)
         into += [start + token if token in kept else -1 for token in range(len(scores))]
@@ -201,8 +201,8 @@ def test_dropping_before_several_layers_equals_its_loops(family, compare):
     if family.name == "gemma3":
         pytest.skip("layers with a sliding window cannot drop tokens in the prefill: refused")
     first = 2 if family.name == "qwen3_vl" else 1  # its first two layers are given visual tokens of their own
-    drops = {layer: partial(choose, share=0.7) for layer in range(first, 4)}
-    compare(Pyramid(0.3, from_layer=first), Slow(drops=drops))
+    reduce = {layer: partial(keep_share, share=0.7) for layer in range(first, 4)}
+    compare(Pyramid(0.3, from_layer=first), Slow(reduce=reduce))
 
 
 def test_all_three_seams_compose(family, compare):
@@ -210,7 +210,7 @@ def test_all_three_seams_compose(family, compare):
         pytest.skip("layers with a sliding window cannot drop tokens in the prefill: refused")
     first = 2 if family.name == "qwen3_vl" else 1
     parts = slow_version(DyCoke(0.5, 0.6, from_layer=3), 2, 128)
-    drops = {layer: partial(choose, share=0.7) for layer in range(first, 3)}
+    reduce = {layer: partial(keep_share, share=0.7) for layer in range(first, 3)}
 
     @dataclass(frozen=True)
     class TwoLayers(Pyramid):
@@ -219,7 +219,7 @@ def test_all_three_seams_compose(family, compare):
 
     compare(
         DyCoke(0.5, 0.6, from_layer=3) + TwoLayers(0.3, from_layer=first),
-        Slow(merge=parts.merge, drops=drops, rule=parts.rule),
+        Slow(merge=parts.merge, reduce=reduce, rule=parts.rule),
     )
 
 

@@ -1,4 +1,4 @@
-"""What caches hold: how many keys and values each layer stores and reads, and layers that are written in place."""
+"""What caches hold: how many keys and values each layer stores and reads, and what is written in place."""
 
 from __future__ import annotations
 
@@ -99,7 +99,6 @@ def test_only_what_can_be_one_buffer_is_written_in_place():
 @pytest.mark.parametrize("numbers", [None, [0, 3]], ids=str)
 def test_writing_a_stock_models_cache_in_place_changes_no_bit(family, model, inputs, numbers):
     """And it can be undone. Layers with a sliding window stay as they are."""
-    model.set_attn_implementation("sdpa")
     sequences, _, expected = generate(model, inputs, 3)
     turn = turn_of(torch.cat([sequences, sequences[:, -2:]], 1))
     turn["attention_mask"][:, : inputs["input_ids"].shape[1]] = inputs["attention_mask"]

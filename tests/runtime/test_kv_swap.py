@@ -55,7 +55,7 @@ def test_active_columns_keep_their_place_and_others_are_exchanged(way):
         order = after
 
 
-# "kernel" is the one for GPUs, by Triton's interpreter; triton is not installed with CPU builds: make test-kernel
+# "kernel": the one for GPUs, in Triton's interpreter, which CPU builds lack: make test-kernel
 @pytest.mark.parametrize("way", ["definition", "definition by pairs", "rows", "kernel"])
 def test_a_buffer_holds_its_columns_in_their_new_order(way, monkeypatch):
     if way == "kernel" and (kv_swap.triton is None or not kv_swap.triton.knobs.runtime.interpret):

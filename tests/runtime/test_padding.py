@@ -26,7 +26,6 @@ def reads_are_free(request, monkeypatch):
 
 @pytest.mark.parametrize("compression", SETTINGS, ids=str)
 def test_a_padded_batch_of_mixed_prompts_equals_the_single_runs(family, model, compression):
-    model.set_attn_implementation("sdpa")
     singles = [family.inputs(parts) for parts in mixed_prompts(family)]
     with compression(model):
         alone = []
@@ -47,7 +46,6 @@ def test_a_padded_batch_of_mixed_prompts_equals_the_single_runs(family, model, c
 @pytest.mark.parametrize("family", ["llava_onevision"], indirect=True)
 def test_a_prompt_without_a_video_may_stand_in_a_batch(family, model):
     """Also if it has just as many columns to attend to as the others keep, or one less."""
-    model.set_attn_implementation("sdpa")
     video = family.inputs(["user\n", ("video", frames(2, 1)), "then?"])
     columns = video["input_ids"].shape[1]
     kept = columns - 32 + int(0.1 * 32 + 0.5)
@@ -66,8 +64,7 @@ def test_a_prompt_without_a_video_may_stand_in_a_batch(family, model):
 @pytest.mark.parametrize("merge_ratio", [0.0, 0.5])
 @pytest.mark.parametrize("method", ["dynamic", "fastv", "uniform", "random", "keep_first", "keep_none"])
 def test_a_long_text_beside_a_video_is_as_alone(tiny, method, merge_ratio):
-    """The text keeps all of its columns, so that the batch's prompt is as long for the upper layers as for the
-    lower ones."""
+    """The text keeps all of its columns: the prompt is as long for the upper layers as for the lower."""
     video = inputs_of(8, 1)
     columns = video["input_ids"].shape[1]
     text = turn_of(torch.randint(20, 60, (1, columns)))
@@ -81,7 +78,7 @@ def test_a_long_text_beside_a_video_is_as_alone(tiny, method, merge_ratio):
 
 @pytest.mark.parametrize("counts", [(8, 4), (4, 8)])
 def test_fastv_in_a_batch_without_padding_is_as_alone(tiny, counts):
-    """Prompts of one length keep different numbers of tokens: what fills up the shorter is not attended to."""
+    """Prompts of one length keep different numbers of tokens: what fills up the shorter is hidden."""
     family = FAMILIES["llava_onevision"]
     singles = [family.inputs(["user\n", ("video", frames(count, count)), "then?"]) for count in counts]
     longest = max(one["input_ids"].shape[1] for one in singles)
@@ -99,8 +96,7 @@ def test_fastv_in_a_batch_without_padding_is_as_alone(tiny, counts):
 
 @pytest.mark.parametrize("compression", SETTINGS, ids=str)
 def test_a_later_turn_may_bring_padding(family, model, prompts, compression):
-    """Answers of different lengths, then questions of different lengths: the second turn of a batch equals the
-    single runs."""
+    """Answers and then questions of different lengths: a batch's second turn equals the single runs."""
     if family.name == "gemma3":
         pytest.skip("a window counts padding too, in stock transformers as here")
     inputs = family.inputs(*prompts)

@@ -1,9 +1,8 @@
-"""What can be known without a GPU: no tensor there is mixed with the CPU's, and no decoding step waits for more
-than stock's."""
+"""What can be known without a GPU: no tensor there is mixed with the CPU's, and a decoding step waits for no
+more than stock's."""
 
 from __future__ import annotations
 
-import copy
 from contextlib import ExitStack
 
 import pytest
@@ -29,9 +28,8 @@ OFFLOADED = DyCoke(0.5, 0.6, from_layer=2, reselect_below=2.0, inactive="offload
 
 
 @pytest.fixture(scope="session")
-def there(model):
-    model.set_attn_implementation("sdpa")
-    return move(copy.deepcopy(model))
+def there(family):
+    return move(family.model())
 
 
 def sent(inputs):
@@ -69,7 +67,6 @@ def test_the_pretended_gpu_notices_what_a_gpu_would():
 
 @pytest.mark.parametrize("compression", [*SETTINGS, OFFLOADED], ids=str)
 def test_generation_on_a_pretended_gpu_writes_the_same_answer(family, model, there, inputs, compression):
-    model.set_attn_implementation("sdpa")
     with compression(model), capture_attention(model) as trace:
         written, logits, _ = generate(model, inputs)
     with PretendGPU(), compression(there), capture_attention(there) as other:

@@ -30,7 +30,9 @@ def test_actors_are_where_the_truth_says() -> None:
 
 def test_actors_move_in_every_frame_and_the_background_does_not() -> None:
     videos = make_videos(10, 3, torch.Generator().manual_seed(7))
-    cells = videos.pixels.unfold(3, 8, 8).unfold(4, 8, 8).permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(2, 3)
+    cells = (
+        videos.pixels.unfold(3, 8, 8).unfold(4, 8, 8).permute(0, 1, 3, 4, 2, 5, 6).flatten(4).flatten(2, 3)
+    )
     shown = videos.actor >= 0
     for back in (1, 2):
         change = (cells[:, back:] - cells[:, :-back]).abs().amax(-1)

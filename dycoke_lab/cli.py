@@ -180,9 +180,11 @@ def _bench(options: argparse.Namespace) -> None:
     dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
     out = options.out or BENCH / f"{options.shape}-{options.device}"
     try:
-        run_benchmark(found, options.repeats, out, options.device, dtype, options.minutes)
+        rows = run_benchmark(found, options.repeats, out, options.device, dtype, options.minutes)
     except (AssertionError, RuntimeError) as error:  # torch asserts that it was built for CUDA
         raise SystemExit(_one_line(error)) from error
+    if not rows:
+        raise SystemExit(f"error: --minutes {options.minutes:g} were over before the first job began")
     print(f"{summary(out)}\n\nRows and provenance: {out}")
 
 

@@ -17,8 +17,8 @@ class MaskedModel:
     """Run the unmodified model on prompt and answer at once; what a compression takes away is masked.
 
     columns: for each batch element those of its visual tokens. into: for each, what its tokens are merged
-    into. features: new ones of them, or none. padding: (batch, prompt). steps: how many tokens each call after the prompt's read. blocks: (batch,
-    prompt), tokens with one number above 0 see each other (Gemma 3's images).
+    into. features: new ones of them, or none. padding: (batch, prompt). steps: how many tokens each call
+    after the prompt's read. blocks: (batch, prompt), tokens with one number above 0 see each other (Gemma 3).
 
     attention, visible: by layer, (batch, calls, columns), of each call's last row, over the heads their mean,
     and whether any may attend there.

@@ -7,31 +7,16 @@ import copy
 import pytest
 import torch
 from helpers.families import decoder_of
+from helpers.flash import FLASH, register_flash
 from helpers.matrix import SETTINGS, generate, mixed_prompts, together
 from helpers.tiny import MERGING, PRUNING, inputs_of, write
-from transformers import AttentionInterface, AttentionMaskInterface, Lfm2Config
+from transformers import AttentionInterface, Lfm2Config
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import flash_attention_mask
 
 from dycoke_lab import TTM, DyCoke, capture_attention
 from dycoke_lab.methods import FastV, LastQuery
 from dycoke_lab.runtime.attention_hooks import _CONFIGS
 from dycoke_lab.runtime.session import generation_of
-
-
-def flash(module, query, key, value, mask, scaling, position_ids=None, **_):
-    """Take what FlashAttention takes, a (batch, keys) mask or none, since the kernel itself needs a GPU."""
-    assert module.config._attn_implementation == "tests_flash"  # by it the real one loads its kernel
-    assert position_ids is None or position_ids.shape[-1] == query.shape[2]
-    groups = query.shape[1] // key.shape[1]
-    scores = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) * scaling
-    rows, columns = scores.shape[-2:]
-    hidden = torch.ones(rows, columns, dtype=torch.bool).triu(1 + columns - rows)
-    if mask is not None:
-        assert mask.shape == (len(query), columns)
-        hidden = hidden | ~mask.bool()[:, None, None]
-    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1).nan_to_num(0)
-    return (weights @ value.repeat_interleave(groups, 1)).transpose(1, 2).contiguous(), None
 
 
 @pytest.mark.parametrize(
@@ -40,13 +25,12 @@ def flash(module, query, key, value, mask, scaling, position_ids=None, **_):
 def test_flash_attention_gets_its_masks(family, model, compression):
     if family.name == "gemma3":
         pytest.skip("images that see each other are no mask that FlashAttention can have")
-    AttentionInterface.register("tests_flash", flash)
-    AttentionMaskInterface.register("tests_flash", flash_attention_mask)
+    register_flash()
     inputs = together(family, [family.inputs(parts) for parts in mixed_prompts(family)])
     config = decoder_of(model).config
     logits = []
     try:
-        for kernel in ("sdpa", "tests_flash"):
+        for kernel in ("sdpa", FLASH):
             config._attn_implementation = kernel
             with compression(model):
                 logits.append(generate(model, inputs)[1])

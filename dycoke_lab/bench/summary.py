@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dycoke_lab.bench.configs import EVERY_STEP, BenchmarkConfig
+from dycoke_lab.bench.configs import BenchmarkConfig
 from dycoke_lab.bench.interleaving import Row
 from dycoke_lab.bench.roofline import Device, prediction
 from dycoke_lab.results.rows import read_rows
@@ -241,36 +241,6 @@ def _cells(line: Line) -> dict[str, str]:
         for of, (name, factor, shown) in COLUMNS.items()
     }
     return cells | {name: "" if line[of] is None else f"{line[of][0]:.3f}" for of, name in SHORT.items()}
-
-
-SPEED_ROWS = {
-    "DyCoke, K=0.7 P=0.7": {"method": "dycoke", "merge_ratio": 0.7, "prune_ratio": 0.7},
-    "the same, selecting anew at each step": {
-        "method": "dycoke",
-        "merge_ratio": 0.7,
-        "prune_ratio": 0.7,
-        "reselect_below": EVERY_STEP,
-    },
-    "merging alone, K=0.7": {"method": "merge", "merge_ratio": 0.7},
-    "FastV, P=0.7": {"method": "fastv", "prune_ratio": 0.7},
-    "one-shot (last query), P=0.7": {"method": "one-shot", "prune_ratio": 0.7},
-}
-SPEED_COLUMNS = ("prefill / full", "step / full", "step / full-in-place", "step / truncated")
-
-
-def speed_table(folder: Path) -> str:
-    """Return the table of docs/speed-and-memory.md as Markdown: ratios with their intervals, [low, high]."""
-    job = next(config.job for config in by_config(read_rows(folder)) if config.method == "full")
-    lines = {line["config"]: line for line in table(folder) if tuple(line[name] for name in JOB) == job}
-    rows = [
-        "| | prefill / full | step / full | step / full in place | step / truncated | KV held / full |",
-        "|---" * 6 + "|",
-    ]
-    for name, settings in SPEED_ROWS.items():
-        line = lines[BenchmarkConfig(*job, **settings).label]  # type: ignore[arg-type]
-        cells = [interval(line[of]) for of in SPEED_COLUMNS] + [f"{line['held'] / lines['full']['held']:.2f}"]
-        rows.append(" | ".join([f"| {name}", *cells]) + " |")
-    return "\n".join(rows)
 
 
 def interval(found: Interval | None, digits: int = 2) -> str:

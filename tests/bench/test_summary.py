@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dycoke_lab.bench.configs import BenchmarkConfig
+from dycoke_lab.bench.published_tables import speed_table
 from dycoke_lab.bench.roofline import seconds, work
-from dycoke_lab.bench.summary import interval, ratio, speed_table, summary, table, value
+from dycoke_lab.bench.summary import interval, ratio, summary, table, value
 from dycoke_lab.results.folders import BENCH, ROOT
 
 DOCS = ROOT / "docs" / "speed-and-memory.md"

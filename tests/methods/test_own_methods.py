@@ -17,7 +17,7 @@ from helpers.oracles import Rule, Slow, keep_share
 from helpers.own_methods import (
     BY_SUM,
     BY_WINDOW,
-    AboveMean,
+    AboveThreshold,
     Chessboard,
     HeavyHitters,
     IntoTheNearest,
@@ -28,7 +28,7 @@ from helpers.own_methods import (
     SmallestKeys,
     WindowOfQueries,
     WithinFrame,
-    above_mean,
+    above_threshold,
     by_sum,
     chessboard,
     into_the_nearest,
@@ -115,7 +115,7 @@ def test_a_running_sum_may_be_shared_or_one_a_head(compare, scope):
 @pytest.mark.parametrize(
     ("method", "loops", "scope"),
     [
-        (AboveMean, above_mean, "head"),
+        (AboveThreshold, above_threshold, "head"),
         (SmallestKeys, smallest_keys, "layer"),
         (Chessboard, chessboard, "shared"),
     ],
@@ -123,6 +123,12 @@ def test_a_running_sum_may_be_shared_or_one_a_head(compare, scope):
 def test_what_else_a_selector_may_use_equals_its_loops(compare, method, loops, scope):
     """Keys, places, and numbers of tokens that are not fixed."""
     compare(method(0.6, from_layer=2), Slow(rule=Rule(loops, 2, 0.6, scope)), more=MORE)
+
+
+def test_heads_may_keep_different_numbers_at_every_step(compare):
+    own = type("Own", (AboveThreshold,), {"every_step": True})
+    rule = Rule(above_threshold, from_layer=1, prune_ratio=0.6, scope="head", every_step=True)
+    compare(own(0.6, from_layer=1), Slow(rule=rule))
 
 
 def test_own_selectors_compose_with_temporal_merging(compare):

@@ -69,9 +69,20 @@ def test_attention_of_the_last_queries_equals_the_whole_square(kind):
             ),
             "flat": allowed[:, -1],
         }[kind]
-        assert torch.equal(visible(mask, 9), allowed[:, -1])
+        assert torch.equal(visible(mask, 9).reshape(2, 9), allowed[:, -1])
     logits = query @ key.repeat_interleave(2, 1).mT * 0.3
     whole = logits.masked_fill(~allowed[:, None], -torch.inf).softmax(-1).nan_to_num(0).float()
     torch.testing.assert_close(last_query_attention(query, key, mask, 0.3), whole[:, :, -1])
     torch.testing.assert_close(window_attention(query, key, mask, 0.3, 4), whole[:, :, -4:])
     assert window_attention(query, key, mask, 0.3, 20).shape[2] == 9
+
+
+def test_a_mask_by_head_hides_other_keys_in_each_head():
+    query, key = torch.randn(2, 4, 3, 8).double(), torch.randn(2, 2, 9, 8).double()
+    allowed = torch.rand(2, 4, 1, 9) > 0.5
+    allowed[..., -1] = True
+    logits = query @ key.repeat_interleave(2, 1).mT * 0.3
+    mask = allowed.expand(-1, -1, 3, -1)
+    whole = logits.masked_fill(~allowed, -torch.inf).softmax(-1).float()
+    torch.testing.assert_close(last_query_attention(query, key, mask, 0.3), whole[:, :, -1])
+    torch.testing.assert_close(window_attention(query, key, mask, 0.3, 1), whole[:, :, -1:])

@@ -22,7 +22,7 @@ from dycoke_lab.runtime.compat import CACHE
 def test_what_cannot_work_is_refused_before_any_token(family, model, inputs):
     usual = DyCoke(from_layer=2)
     for pruning in (DyCoke(from_layer=4), FastV(0.5, from_layer=4)):
-        with pytest.raises(ValueError, match="from_layer=4.* 4 decoder layers"), pruning(model):
+        with pytest.raises(ValueError, match=r"from_layer=4.* 4 decoder layers"), pruning(model):
             pass
     with pytest.raises(ValueError, match=f"give {CACHE}=DynamicCache"), usual(model), torch.no_grad():
         model(**inputs, use_cache=False)

@@ -27,7 +27,7 @@ def test_merge_explorer(lab, browser, size):
     assert (panel.picture() != before).any(-1).mean() > 0.02  # more of the frames is shown
     assert panel.image.bounding_box() == place  # nothing jumps
     panel.drag("or: threshold", 0.9)
-    assert "TTM(threshold=0.9," in panel.code()
+    assert "TTM(threshold=0.9" in panel.code()
     assert float(panel.value("merge ratio K")) > 0
     panel.changing(lambda: panel.panel.get_by_text("average", exact=True).click(), picture=False)
     assert "combine='average'" in panel.code()

@@ -13,12 +13,13 @@ import torch
 from traitlets import TraitError
 
 from dycoke_lab import load_model, methods
+from dycoke_lab.bench.predictions import paper
 from dycoke_lab.evaluation.metrics import heat_table, threshold_table
 from dycoke_lab.methods import TTM, Compression, DyCoke, Dynamic, LastQuery, temporal_merge
 from dycoke_lab.viz.clip_runs import ClipRunner, equivalent_ratio, equivalent_threshold
 from dycoke_lab.viz.frames import attention_view, compare_view, finder_axes, finder_view, png
 from dycoke_lab.viz.widgets import AttentionExplorer, MergeExplorer, OneShotVsDynamic, ThresholdFinder
-from dycoke_lab.viz.widgets.merge_explorer import merge_figure
+from dycoke_lab.viz.widgets.merge_explorer import merge_figure, prefill_saved
 from dycoke_lab.viz.widgets.panel import Latest
 
 CLIP = "2-scenes.mp4"
@@ -154,6 +155,13 @@ def test_ratio_and_threshold_merge_away_the_same_number(runner):
     assert panel["threshold"] == pytest.approx(equivalent_threshold(similarity, 0.5), abs=0.00011)
     panel.wait()
     assert "merging" in panel.words.value and "…" not in panel.words.value
+
+
+def test_the_merge_explorer_counts_flops_as_the_papers_table_does():
+    line = paper().set_index(["model", "setting"]).loc[("llava-ov-7b", "dycoke K=0.7 P=0.7")]
+    retained = 0.25 * (1 + 3 * 59 / 196)  # of 196 tokens a frame, K = 0.7 retains 59
+    assert 100 * prefill_saved(retained) == pytest.approx(line["saved, % (honest)"], abs=0.2)
+    assert prefill_saved(1.0) == 0.0
 
 
 def test_every_token_is_active_inactive_or_merged_away(runner):

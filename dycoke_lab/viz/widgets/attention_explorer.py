@@ -40,8 +40,8 @@ class AttentionExplorer(Panel):
         step: int = 6,
     ) -> None:
         self.runner, self.shown = runner, clip
-        start = dict(merge_ratio=merge_ratio, prune_ratio=prune_ratio, from_layer=from_layer)
-        self.run: ClipRun = runner.run(clip, DyCoke(**start, reselect_below=reselect_below))
+        start = DyCoke(merge_ratio, prune_ratio, from_layer, reselect_below=reselect_below)
+        self.run: ClipRun = runner.run(clip, start)
         text = runner.model.config.get_text_config()
         last = len(self.run.words) - 1
         steps = dict(value=step, min=0, max=last)
@@ -69,8 +69,8 @@ class AttentionExplorer(Panel):
         super().__init__("Attention explorer", controls, rows, {"clip": [self.play]})
 
     def _fields(self) -> dict[str, Any]:
-        shares = {name: neat(self[name]) for name in ("merge_ratio", "prune_ratio", "reselect_below")}
-        return {**shares, "from_layer": self["from_layer"]}
+        names = ("merge_ratio", "prune_ratio", "from_layer", "reselect_below")
+        return {name: self[name] if name == "from_layer" else neat(self[name]) for name in names}
 
     def compression(self) -> Compression:
         """Return the present setting."""

@@ -119,9 +119,9 @@ class MergeExplorer(Panel):
 
     def ask(self) -> Any:
         name, settings = self["clip"], (compose("full"), self.compression())
-        runs = [self.runner.known(name, setting) for setting in settings]
-        if all(runs):
-            self.tell(runs)
+        known = [run for setting in settings if (run := self.runner.known(name, setting))]
+        if len(known) == len(settings):
+            self.tell(known)
             return None
         self.tell(None)
         return lambda: [self.runner.run(name, setting) for setting in settings], self.tell

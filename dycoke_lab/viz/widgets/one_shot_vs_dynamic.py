@@ -91,9 +91,9 @@ class OneShotVsDynamic(Panel):
 
     def ask(self) -> Any:
         name, compressions = self["clip"], self.compressions()
-        known = [self.runner.known(name, compression) for compression in compressions]
-        if all(known):
-            self.take((name, known))  # type: ignore[arg-type]
+        known = [run for compression in compressions if (run := self.runner.known(name, compression))]
+        if len(known) == len(compressions):
+            self.take((name, known))
             return None
         return lambda: (name, self._run(name, compressions)), self.take
 
@@ -108,5 +108,5 @@ def _pair(method: str, merge: float, prune: float, layer: int) -> list[Compressi
 
 
 def _label(compression: Compression) -> str:
-    """Return the label of what selects, without the merging."""
-    return label_of(compression.selector or compression.reducer)
+    """Return the label of what prunes, without the merging."""
+    return label_of(compression.selector or compression.reducer or compression)

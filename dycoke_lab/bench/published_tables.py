@@ -44,27 +44,25 @@ GPU_ROWS = {
     "DyCoke, K=0.7 P=0.7": {"method": "dycoke", "merge_ratio": 0.7, "prune_ratio": 0.7},
     "caches truncated by hand": {"method": "truncated", "merge_ratio": 0.7, "prune_ratio": 0.7},
 }
+GPU_COLUMNS = {"prefill": 1.0, "step": 1e3, "held": 1e-9}
 
 
 def gpu_table(folder: Path, frames: int, batch: int) -> str:
     """Return a job's prefill, decoding step as one CUDA graph, and peak memory; each also divided by the full
     cache's."""
-    found = {
-        line["config"]: line for line in table(folder) if (line["frames"], line["batch"]) == (frames, batch)
-    }
+    configs = [config for config in by_config(read_rows(folder)) if config.graph]
+    job = next(config.job for config in configs if (config.frames, config.batch) == (frames, batch))
+    found = {line["config"]: line for line in table(folder) if tuple(line[name] for name in JOB) == job}
+    full = found[BenchmarkConfig(*job, "full", graph=True).label]
     rows = ["| | prefill, s | step, ms | peak memory, GB | KV held, GB |", "|---" * 5 + "|"]
     for name, settings in GPU_ROWS.items():
-        job = next(
-            c.job for c in by_config(read_rows(folder)) if c.graph and (c.frames, c.batch) == (frames, batch)
-        )
         line = found[BenchmarkConfig(*job, **settings, graph=True).label]  # type: ignore[arg-type]
-        full = found[BenchmarkConfig(*job, "full", graph=True).label]
-
-        def cell(of: str, factor: float, line=line, full=full) -> str:  # type: ignore[no-untyped-def]
-            return f"{line[of] * factor:.3g} ({line[of] / full[of]:.2f})"
-
-        peak = {one["config"]: max(one["peak in prefill"], one["peak in decoding"]) for one in (line, full)}
-        memory = f"{peak[line['config']] / 1e9:.3g} ({peak[line['config']] / peak[full['config']]:.2f})"
-        cells = [cell("prefill", 1), cell("step", 1e3), memory, cell("held", 1e-9)]
+        shown = {of: _beside(line[of], full[of], factor) for of, factor in GPU_COLUMNS.items()}
+        peaks = [max(one["peak in prefill"], one["peak in decoding"]) for one in (line, full)]
+        cells = [shown["prefill"], shown["step"], _beside(*peaks, 1e-9), shown["held"]]
         rows.append(" | ".join([f"| {name}", *cells]) + " |")
     return "\n".join(rows)
+
+
+def _beside(value: float, full: float, factor: float) -> str:
+    return f"{value * factor:.3g} ({value / full:.2f})"

@@ -103,8 +103,19 @@ def test_speed_table_says_what_the_table_says(measured):
 
 
 @pytest.mark.data
-@pytest.mark.skipif(
-    not DOCS.exists(), reason="docs/speed-and-memory.md is written once the rows are measured"
-)
-def test_docs_have_the_table_that_the_rows_give():
-    assert speed_table(BENCH / "main-32-frames-cpu") in DOCS.read_text()
+def test_docs_have_the_tables_that_the_rows_give():
+    page = DOCS.read_text()
+    assert speed_table(BENCH / "main-32-frames-cpu") in page
+    for frames, batch in ((32, 1), (128, 8)):
+        assert gpu_table(BENCH / "llava-ov-7b-h100", frames, batch) in page
+
+
+@pytest.mark.data
+def test_docs_say_what_pruning_adds_to_merging():
+    lines = {line["config"]: line for line in table(BENCH / "main-32-frames-cpu")}
+    page = " ".join(DOCS.read_text().split())
+    for config, told in (
+        ("dycoke K=0.7 P=0.7", "takes {} of one with merging alone"),
+        ("dycoke K=0.7 P=0.7 every step", "and {} when it selects anew each time"),
+    ):
+        assert told.format(interval(lines[config]["step / merge"])) in page

@@ -14,31 +14,12 @@ from typing import Any
 
 from dycoke_lab.bench.model_shapes import Shape, Tower
 
-LLAVA_OV_7B = (
-    28,
-    3584,
-    18944,
-)  # layers, hidden size, MLP width of the decoder; 32 frames are 6,272 visual tokens
-
 
 def prefill_flops(tokens: float, layers: int, hidden: int, mlp: int) -> float:
     """Return the paper's count: layers * (4 n d^2 + 2 n^2 d + 2 n d m) for n visual tokens, d hidden, m MLP
     width.
     """
     return layers * (4 * tokens * hidden**2 + 2 * tokens**2 * hidden + 2 * tokens * hidden * mlp)
-
-
-def decoder_shape(model: Any) -> tuple[int, int, int]:
-    """Return the layers, hidden size and MLP width of a model's decoder."""
-    text = model.config.get_text_config()
-    return text.num_hidden_layers, text.hidden_size, text.intermediate_size
-
-
-def saved(retained: float, tokens: int, shape: tuple[int, int, int]) -> float:
-    """Return the share of the prefill's FLOPs saved where `retained` of the visual tokens remain, by the
-    paper's count.
-    """
-    return 1 - prefill_flops(retained * tokens, *shape) / prefill_flops(tokens, *shape)
 
 
 def layer(shape: Shape) -> int:

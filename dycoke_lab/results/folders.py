@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import count
@@ -36,8 +37,8 @@ def new_folder(kind: str) -> Path:
 
 
 def open_folder(results: str | None) -> Path:
-    """Return a notebook's output folder: the one that `make study` gives, or a new one."""
-    return Path(results) if results else new_folder("notebook")
+    """Return a notebook's output folder: the one that `make study` gives, or a temporary one."""
+    return Path(results or tempfile.mkdtemp(prefix="dycoke_lab-"))
 
 
 def keep(folder: Path, name: str, result: Figure | Image | pd.DataFrame) -> Path:

@@ -107,7 +107,7 @@ def test_notebook_07_runs_on_every_family_with_one_line_changed(family, tmp_path
     plt.close("all")
     assert type(space["model"]) is type(model)
     table = pd.read_csv(tmp_path / "07-settings.csv")
-    assert len(table) == 16 and table["attended to, %"].min() < 10
+    assert len(table) == 16 and table["active, %"].min() < 10
     assert {path.stem for path in tmp_path.glob("07-*.png")} == {
         "07-steps-by-frames",
         "07-kept",

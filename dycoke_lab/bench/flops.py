@@ -10,7 +10,6 @@ counted, too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from dycoke_lab.bench.model_shapes import Shape, Tower
 

@@ -58,8 +58,8 @@ def gpu_table(folder: Path, frames: int, batch: int) -> str:
     for name, settings in GPU_ROWS.items():
         line = found[BenchmarkConfig(*job, **settings, graph=True).label]  # type: ignore[arg-type]
         shown = {of: _beside(line[of], full[of], factor) for of, factor in GPU_COLUMNS.items()}
-        peaks = [max(one["peak in prefill"], one["peak in decoding"]) for one in (line, full)]
-        cells = [shown["prefill"], shown["step"], _beside(*peaks, 1e-9), shown["held"]]
+        peak, of_full = (max(one["peak in prefill"], one["peak in decoding"]) for one in (line, full))
+        cells = [shown["prefill"], shown["step"], _beside(peak, of_full, 1e-9), shown["held"]]
         rows.append(" | ".join([f"| {name}", *cells]) + " |")
     return "\n".join(rows)
 

@@ -77,7 +77,7 @@ class TokenLayout:
 
 
 def lay_out(
-    videos: Sequence[Sequence[tuple[TokenGrid, Int[Tensor, "_"]]]], length: int, device: torch.device
+    videos: Sequence[Sequence[tuple[TokenGrid, Int[Tensor, " _"]]]], length: int, device: torch.device
 ) -> TokenLayout:
     """Return a layout from each sample's videos: their grids and the columns of their tokens."""
     rows = [

@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from dycoke_lab import METHODS, TTM, DyCoke, capture_attention
 from dycoke_lab.methods import Compression, LastQuery, Merger, PrefillReducer, Selector
 from dycoke_lab.methods import Dynamic as DynamicPruning
-from helpers.families import ID, Family, decoder_of, frames
+from helpers.families import FAMILIES, ID, Family, decoder_of, frames
 from helpers.masked_model import MaskedModel
 from helpers.oracles import Rule, Slow, Video, dynamic, keep_share, once, reference_code, temporal
 
@@ -22,6 +23,8 @@ WORDS = (
     "You are provided the following series of frames then compare Here is what happens first then compare "
     "with the question"
 )
+FEW = ("llava_onevision", "qwen3_vl", "gemma3")  # that differ most; `make test` tries the others, too
+FEW_BEFORE_ALL = [pytest.param(name, marks=[] if name in FEW else pytest.mark.slow) for name in FAMILIES]
 PLACEHOLDERS = ("<image>", "<video>", "<|image_pad|>", "<|video_pad|>", "<IMG_CONTEXT>", "<image_soft_token>")
 
 

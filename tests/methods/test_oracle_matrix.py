@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from helpers.families import FAMILIES, frames
-from helpers.matrix import CASES, STEPS, WORDS, compare_with_the_oracle, generate
+from helpers.matrix import CASES, FEW, STEPS, WORDS, compare_with_the_oracle, generate
 
 from dycoke_lab import METHODS, TTM
 from dycoke_lab.methods import FastV, Merger, PrefillReducer, Selector
@@ -15,7 +15,9 @@ from dycoke_lab.methods import FastV, Merger, PrefillReducer, Selector
 PRUNING = [name for name, kind in METHODS.items() if not issubclass(kind, Merger)]
 MAIN = ("dynamic", "reference_code", "last_query", "fastv")
 RUNS = [
-    (name, method, case, attention)
+    pytest.param(
+        name, method, case, attention, marks=[] if name in FEW or attention == "sdpa" else pytest.mark.slow
+    )
     for name, method, case, attention in itertools.product(
         FAMILIES, PRUNING, range(len(CASES)), ("sdpa", "eager")
     )
@@ -39,7 +41,6 @@ def compression_for(family, method, case, batch=2):
 @pytest.mark.parametrize(
     ("family", "method", "case", "attention"),
     RUNS,
-    ids=["-".join(map(str, run)) for run in RUNS],
     indirect=["family"],
 )
 def test_generation_equals_a_mask_on_the_unmodified_model(family, model, prompts, method, case, attention):
@@ -95,4 +96,4 @@ def test_every_registered_method_is_in_the_matrix():
     assert {"dynamic", "first_step", "hindsight", "fastv"} <= set(PRUNING) and issubclass(
         FastV, PrefillReducer
     )
-    assert {method for _, method, _, _ in RUNS} == set(PRUNING)
+    assert {run.values[1] for run in RUNS} == set(PRUNING)

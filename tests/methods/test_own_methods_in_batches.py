@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.families import decoder_of
 from helpers.flash import FLASH, register_flash
-from helpers.matrix import STEPS, generate, mixed_prompts, together, turn_of
+from helpers.matrix import FEW_BEFORE_ALL, STEPS, generate, mixed_prompts, together, turn_of
 from helpers.own_methods import (
     AboveThreshold,
     HeavyHitters,
@@ -40,6 +40,7 @@ def own(request, family):
     return request.param
 
 
+@pytest.mark.parametrize("family", FEW_BEFORE_ALL, indirect=True)
 def test_own_methods_in_a_padded_batch_equal_the_single_runs(family, model, own):
     singles = [family.inputs(parts) for parts in mixed_prompts(family)]
     with own(model):

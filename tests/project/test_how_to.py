@@ -1,4 +1,4 @@
-"""What pages tell is followed to the letter: how a family is added, the README's example, the how-to's grid."""
+"""What pages tell is followed to the letter: how a family is added, the examples, the links."""
 
 from __future__ import annotations
 

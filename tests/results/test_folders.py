@@ -33,7 +33,7 @@ def test_new_folders_are_new_and_say_how_they_were_made(tmp_path, monkeypatch):
     assert "commit" in json.loads((second / "provenance.json").read_text())
 
 
-def test_open_folder_takes_the_one_it_is_given(tmp_path, monkeypatch):
+def test_open_folder_takes_the_one_it_is_given_or_a_temporary_one(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "RESULTS", tmp_path)
     assert folders.open_folder("somewhere").name == "somewhere"
-    assert folders.open_folder(None).name.startswith("notebook-")
+    assert folders.open_folder(None).is_dir() and not list(tmp_path.iterdir())

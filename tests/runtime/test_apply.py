@@ -9,10 +9,10 @@ from helpers.matrix import SETTINGS, STEPS, generate, mixed_prompts, together
 from transformers.cache_utils import DynamicLayer
 
 from dycoke_lab import TTM, DyCoke, capture_attention
-from dycoke_lab.methods import Compression, Dynamic, FastV, LastQuery
+from dycoke_lab.methods import Compression, FastV
 from dycoke_lab.runtime import attention_hooks
 
-OFF = [Compression(), TTM(0), Dynamic(0), DyCoke(0, 0), FastV(0), TTM(0) + LastQuery(0)]
+OFF = [Compression(), DyCoke(0, 0), TTM(0) + FastV(0)]
 
 
 def defaults_for(family):
@@ -30,9 +30,17 @@ def attention(request, model):
     return request.param
 
 
+@pytest.fixture(scope="module")
+def stocks():
+    return {}
+
+
 @pytest.fixture
-def stock(model, inputs, attention):
-    return *generate(model, inputs)[:2], hooks_on(model)  # transformers itself leaves a few hooks
+def stock(family, model, inputs, attention, stocks):
+    """What the unmodified model writes; and its hooks, of which transformers itself leaves a few."""
+    if (family.name, attention) not in stocks:
+        stocks[family.name, attention] = *generate(model, inputs)[:2], hooks_on(model)
+    return stocks[family.name, attention]
 
 
 def assert_stock(model, inputs, stock, attention):

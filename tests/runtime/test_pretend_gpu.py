@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 from helpers.families import frames
-from helpers.matrix import generate
+from helpers.matrix import FEW_BEFORE_ALL, generate
 from helpers.pretend import GPU, Pretend, PretendGPU, move, waits
 from transformers.cache_utils import DynamicCache
 
@@ -65,6 +65,7 @@ def test_the_pretended_gpu_notices_what_a_gpu_would():
             assert waits
 
 
+@pytest.mark.parametrize("family", FEW_BEFORE_ALL, indirect=True)
 @pytest.mark.parametrize("compression", [*SETTINGS, OFFLOADED], ids=str)
 def test_generation_on_a_pretended_gpu_writes_the_same_answer(family, model, there, inputs, compression):
     with compression(model), capture_attention(model) as trace:
@@ -92,6 +93,7 @@ def waited_for(family, model, *contexts):
         return [*waits], found
 
 
+@pytest.mark.parametrize("family", FEW_BEFORE_ALL, indirect=True)
 @pytest.mark.parametrize("compression", SETTINGS, ids=str)
 def test_a_decoding_step_waits_for_nothing_that_stocks_does_not(family, there, compression):
     stock, _ = waited_for(family, there)

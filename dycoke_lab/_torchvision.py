@@ -41,7 +41,8 @@ def ensure_torchvision() -> bool:
 
 
 def missing_operators() -> list[str]:
-    """Names of the compiled operators that the installed torchvision expects, read from its own source."""
+    """Return the names of the compiled operators that the installed torchvision expects, read from its own
+    source."""
     spec = importlib.util.find_spec("torchvision")
     assert spec is not None and spec.origin is not None  # it was found a moment ago
     source = (Path(spec.origin).parent / "_meta_registrations.py").read_text()

@@ -44,7 +44,7 @@ class Video:
 
 
 def read_video(source: str | Path | ArrayLike, frames: int | None = None, fps: float | None = None) -> Video:
-    """Frames of a video. Only those chosen are held in memory.
+    """Return frames of a video. Only those chosen are held in memory.
 
     source: a file that FFmpeg reads (mp4, webm, gif, ...); a folder of pictures, taken in the order of their
     names' numbers; or an array (frames, height, width, 3), 0 to 255. frames: at most this many, at even
@@ -87,8 +87,8 @@ def read_video(source: str | Path | ArrayLike, frames: int | None = None, fps: f
 
 
 def even_indices(total: int, count: int) -> list[int]:
-    """`count` of `total` frames at even distances from the first on, by the rule of transformers' video
-    processors."""
+    """Return `count` of `total` frames at even distances from the first on, by the rule of transformers'
+    video processors."""
     return [number * total // count for number in range(count)]
 
 
@@ -178,8 +178,8 @@ def _checked(array: NDArray[Any]) -> Frames:
 
 
 def prompt(processor: Any, video: Video, question: str) -> Any:
-    """The model's inputs for one question about one video, through the chat template and transformers' own
-    processor."""
+    """Return the model's inputs for one question about one video, through the chat template and transformers'
+    own processor."""
     if not isinstance(video, Video):
         raise TypeError(f"video is a {type(video).__name__}: give what read_video(...) returns")
     return chat(
@@ -194,7 +194,7 @@ def prompt(processor: Any, video: Video, question: str) -> Any:
 
 
 def on_model(inputs: Any, model: Any) -> Any:
-    """The inputs where the model is, pixels in its precision. (Casting all of them would round times,
+    """Return the inputs where the model is, pixels in its precision. (Casting all of them would round times,
     too.)"""
     inputs = inputs.to(model.device)
     for name in inputs:
@@ -204,7 +204,7 @@ def on_model(inputs: Any, model: Any) -> Any:
 
 
 def chat(processor: Any, messages: Sequence[dict[str, Any]]) -> Any:
-    """The model's inputs for a conversation with any number of videos and images.
+    """Return the model's inputs for a conversation with any number of videos and images.
 
     messages: role and content; content: parts {"type": "text", "text": str}, {"type": "video", "video":
     Video} or {"type": "image", "image": a picture}. Frames are taken as they are. A processor that knows no

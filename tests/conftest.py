@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from helpers import checked_shapes  # noqa: F401  (for the hook, which finds it by name)
@@ -26,9 +28,15 @@ def family(request):
     return FAMILIES[request.param]
 
 
+@functools.cache
+def built(name):
+    """Build each family's model once; pytest would do so for each set of parameters that names the family."""
+    return FAMILIES[name].model()
+
+
 @pytest.fixture(scope="session")
 def family_model(family):
-    return family.model()
+    return built(family.name)
 
 
 @pytest.fixture

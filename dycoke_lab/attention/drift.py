@@ -21,33 +21,34 @@ Array = NDArray[np.float64]
 
 
 def step_cosine(attention: Float[Tensor, "steps visual"]) -> Array:
-    """Cosine between each step and the one before; NaN for step 0. What DyCoke compares with
+    """Return the cosine between each step and the one before; NaN for step 0. What DyCoke compares with
     reselect_below."""
     close = F.cosine_similarity(attention[1:].double(), attention[:-1].double(), dim=1)
     return np.concatenate([[np.nan], close.numpy()])
 
 
 def top_tokens(attention: Float[Tensor, "steps visual"], share: float) -> Bool[Tensor, "steps visual"]:
-    """Each step's most attended tokens: `share` of all, to the nearest."""
+    """Return each step's most attended tokens: `share` of all, to the nearest."""
     everything = torch.ones_like(attention, dtype=torch.bool)
     return top(attention, everything, retained_budget(everything, 1 - _share(share)))
 
 
 def overlap(attention: Float[Tensor, "steps visual"], share: float) -> tuple[Array, Array]:
-    """Recall and Jaccard index of each step's top tokens in those of step 0."""
+    """Return recall and Jaccard index of each step's top tokens in those of step 0."""
     chosen = top_tokens(attention, share)
     both = (chosen & chosen[0]).sum(1).double()
     return (both / chosen.sum(1)).numpy(), (both / (chosen | chosen[0]).sum(1)).numpy()
 
 
 def rank_correlation(attention: Float[Tensor, "steps visual"]) -> Array:
-    """Spearman's rank correlation of each step with step 0."""
+    """Return Spearman's rank correlation of each step with step 0."""
     rows = attention.double().numpy()
     return np.array([1.0] + [spearmanr(rows[0], row).statistic for row in rows[1:]])
 
 
 def foresight(attention: Float[Tensor, "steps visual"], share: float) -> tuple[Array, Array]:
-    """How well step 0's scores tell each step's top tokens: ROC-AUC and average precision (scikit-learn).
+    """Return how well step 0's scores tell each step's top tokens: ROC-AUC and average precision
+    (scikit-learn).
 
     One-shot pruning bets on this: 0.5 is a coin for ROC-AUC, `share` for average precision.
     """
@@ -57,24 +58,26 @@ def foresight(attention: Float[Tensor, "steps visual"], share: float) -> tuple[A
 
 
 def entropy(attention: Float[Tensor, "steps visual"]) -> Array:
-    """Entropy, in bits, of each step's attention within the video: log2(visual) is even, 0 is one token."""
+    """Return the entropy, in bits, of each step's attention within the video: log2(visual) is even, 0 is one
+    token."""
     within = attention.double() / attention.double().sum(1, keepdim=True)
     return torch.special.entr(within).sum(1).div(np.log(2)).numpy()
 
 
 def mass_on(attention: Float[Tensor, "steps visual"], tokens: Bool[Tensor, "steps visual"]) -> Array:
-    """Share of each step's attention within the video that falls on the given tokens."""
+    """Return the share of each step's attention within the video that falls on the given tokens."""
     values = attention.double()
     return ((values * tokens).sum(1) / values.sum(1)).numpy()
 
 
 def replaced(kept: Bool[Tensor, "steps visual"]) -> Array:
-    """For each step after the first, the share of the tokens it attends to that the step before did not."""
+    """Return, for each step after the first, the share of the tokens it attends to that the step before did
+    not."""
     return ((kept[1:] & ~kept[:-1]).sum(1).double() / kept[1:].sum(1)).numpy()
 
 
 def drift_table(attention: Float[Tensor, "steps visual"], share: float = 0.1) -> pd.DataFrame:
-    """All measures, one row a step."""
+    """Return all measures, one row a step."""
     recall, jaccard = overlap(attention, share)
     auc, precision = foresight(attention, share)
     return pd.DataFrame({

@@ -49,20 +49,20 @@ class Trace:
         )
 
     def stack(self, layer: int, sample: int = 0) -> Tensor:
-        """(steps, visual) attention of one layer and sample, mean over the heads captured."""
+        """Return (steps, visual), the attention of one layer and sample, mean over the heads captured."""
         self._need_steps()
         return torch.stack([step[layer, :, sample].mean(0) for step in self.attention])[
             :, : self._tokens(sample)
         ]
 
     def kept(self, layer: int, sample: int = 0) -> Tensor:
-        """(steps, visual) which tokens that layer could attend to."""
+        """Return (steps, visual), which tokens that layer could attend to."""
         self._need_steps()
         return torch.stack([step[layer, sample] for step in self.attended])[:, : self._tokens(sample)]
 
     def per_frame(self, layer: int, sample: int = 0) -> Tensor:
-        """(steps, frames): the share of the attention that each frame gets; the frames of all the sample's
-        videos, in order."""
+        """Return (steps, frames), the share of the attention that each frame gets; the frames of all the
+        sample's videos, in order."""
         if not self.videos[sample]:
             return torch.zeros(len(self), 0)
         videos = self.stack(layer, sample).split([grid.tokens for grid in self.videos[sample]], 1)
@@ -78,14 +78,14 @@ class Trace:
         return sum(grid.tokens for grid in self.videos[sample])
 
     def future(self, first_layer: int) -> Tensor:
-        """(batch, visual): what the steps after the prompt's last token pay each visual token, summed over
-        steps, mean over the layers from `first_layer` on; for `Hindsight`."""
+        """Return (batch, visual), what the steps after the prompt's last token pay each visual token, summed
+        over steps, mean over the layers from `first_layer` on; for `Hindsight`."""
         self._need_steps()
         return torch.stack([step[first_layer:].mean((0, 1)) for step in self.attention])[1:].sum(0)
 
     def to_frame(self) -> pd.DataFrame:
-        """Tidy: one row per sample, step, layer, head, video, frame, row and col, with `attention` and
-        `attended`."""
+        """Return a tidy table: one row per sample, step, layer, head, video, frame, row and col, with
+        `attention` and `attended`."""
         self._need_steps()
         values = torch.stack(self.attention).cpu().numpy()  # steps, layers, heads, batch, visual
         kept = np.broadcast_to(torch.stack(self.attended).cpu().numpy()[:, :, None], values.shape)

@@ -43,7 +43,8 @@ ADAPTERS: dict[str, ModuleType] = {
 
 
 def adapter_for(model: nn.Module) -> ModuleType:
-    """The adapter of a model's family. Raises TypeError, naming the supported ones, if there is none."""
+    """Return the adapter of a model's family. Raises TypeError, naming the supported ones, if there is
+    none."""
     kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
     check_supported(kind)
     if not hasattr(model, "model"):
@@ -73,7 +74,8 @@ def register(adapter: ModuleType) -> None:
 
 
 def decoder_of(model: Any) -> Any:
-    """The language model, which is called with `inputs_embeds` in which the visual tokens already stand."""
+    """Return the language model, which is called with `inputs_embeds` in which the visual tokens already
+    stand."""
     adapter = adapter_for(model)
     return getattr(model.model, adapter.DECODER)
 

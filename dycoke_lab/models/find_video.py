@@ -25,8 +25,8 @@ class VideoFinder(threading.local):
         self.padding: Tensor | None = None
 
     def remember_sizes(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
-        """`generate` encodes videos beforehand and then forgets their sizes, which the vision tower was
-        called with."""
+        """Note the sizes that the vision tower is called with: `generate` encodes videos beforehand, without
+        them later."""
         self._sizes = {
             f"video_{name}": inputs[name]
             for name in ("grid_thw", "merge_sizes")

@@ -17,7 +17,7 @@ SPECIMENS = DATA / "specimen"
 
 
 def specimen_seeds() -> list[int]:
-    """The seeds of the trained specimens that lie in data/specimen."""
+    """Return the seeds of the trained specimens that lie in data/specimen."""
     return sorted(
         int(path.parent.name.removeprefix("seed-")) for path in SPECIMENS.glob("seed-*/config.json")
     )
@@ -30,8 +30,8 @@ def load_model(
     device: str | None = None,
     attention: str | None = None,
 ) -> tuple[Any, Any]:
-    """A model in evaluation mode and its processor. Only safetensors are read, and no code that comes with a
-    checkpoint is run.
+    """Return a model in evaluation mode and its processor. Only safetensors are read, and no code that comes
+    with a checkpoint is run.
 
     name: "specimen", the folder of a checkpoint, or its name on the Hugging Face hub
     ("llava-hf/llava-onevision-qwen2-7b-ov-hf"), whose download shows its progress and is kept. seed: which of

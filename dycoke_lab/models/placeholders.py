@@ -15,15 +15,15 @@ WORDS_BETWEEN = 16  # tokens; images with more text than this between them are n
 
 
 def encoded(inputs: dict[str, Any], modality: str, pixels: str) -> Any:
-    """The features that `generate` has encoded beforehand, or the pixels that this call brings; None if
-    neither."""
+    """Return the features that `generate` has encoded beforehand, or the pixels that this call brings; None
+    if neither."""
     features = (inputs.get("mm_encoder_outputs") or {}).get(modality)
     return inputs.get(pixels) if features is None else features.pooler_output
 
 
 def equal_videos(inputs: dict[str, Any], token: int, side: int, ending: int = 0) -> TokenLayout | None:
-    """Videos of one length, each frames * side * side video tokens and `ending` more that stand for no place
-    (a line break)."""
+    """Return videos of one length, each frames * side * side video tokens and `ending` more that stand for no
+    place (a line break)."""
     videos = encoded(inputs, "video", "pixel_values_videos")
     if videos is None:
         return None
@@ -32,7 +32,7 @@ def equal_videos(inputs: dict[str, Any], token: int, side: int, ending: int = 0)
 
 
 def in_order(at: Tensor, grids: Sequence[TokenGrid], ending: int = 0) -> TokenLayout:
-    """Videos of these sizes, in the order in which their tokens stand in the batch.
+    """Return videos of these sizes, in the order in which their tokens stand in the batch.
 
     at: (batch, length), where the video tokens are. Raises ValueError if their number is not that of the
     grids.
@@ -64,8 +64,8 @@ def in_order(at: Tensor, grids: Sequence[TokenGrid], ending: int = 0) -> TokenLa
 
 
 def grids_of(inputs: dict[str, Any], merge: int | Tensor) -> list[TokenGrid]:
-    """The sizes of the batch's videos, from `video_grid_thw` (frames, rows and cols of patches; merge x merge
-    are a token).
+    """Return the sizes of the batch's videos, from `video_grid_thw` (frames, rows and cols of patches; merge
+    x merge are a token).
 
     `generate` repeats each sample's videos for beams and for several answers: the sizes are repeated with
     them.
@@ -103,8 +103,8 @@ def grids_of(inputs: dict[str, Any], merge: int | Tensor) -> list[TokenGrid]:
 def images_in_a_row(
     ids: Tensor, token: int, side: int, apart: int = 1, label: int = 0, numbered: bool = False
 ) -> TokenLayout | None:
-    """Videos given as images: at least two images of side x side tokens each, with `apart` to 16 tokens of
-    text between them.
+    """Return videos that are given as images: at least two images of side x side tokens each, with `apart` to
+    16 tokens of text between them.
 
     label: if a frame is one only with a label before it ("Frame1: ", "Frame from 00:01: "), how many tokens
     after the label's number are the same in all. numbered: a label that is met again begins another video.

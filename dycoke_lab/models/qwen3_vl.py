@@ -18,14 +18,14 @@ __all__ = ["find_videos"]
 
 
 def layers_fed(config: Any) -> int:
-    """How many of the decoder's first layers get visual tokens of their own (DeepStack)."""
+    """Return how many of the decoder's first layers get visual tokens of their own (DeepStack)."""
     return len(config.vision_config.deepstack_visual_indexes)
 
 
 def shorten(
     inputs: dict[str, Any], without_merged: Callable[[Tensor], Tensor], real: Tensor | None
 ) -> dict[str, Any]:
-    """What else the decoder is given for each column, (batch, length), without the merged tokens."""
+    """Return what else the decoder is given for each column, (batch, length), without the merged tokens."""
     where, features = inputs.get("visual_pos_masks"), inputs.get("deepstack_visual_embeds")
     if where is None or features is None:
         return {}

@@ -16,7 +16,7 @@ CACHE = (
 
 
 def cache_in(inputs: Mapping[str, Any]) -> Cache | None:
-    """The cache that a forward pass is given, under the new name or, as may be for some versions to come,
-    under the old one."""
+    """Return the cache that a forward pass is given, under the new name or, as may be for some versions to
+    come, under the old one."""
     cache: Cache | None = inputs.get("cache")
     return inputs.get("past_key_values") if cache is None else cache

@@ -190,8 +190,7 @@ class Generation:
                 selection.observe(call, self.columns_at(call.layer), self.decoding, cache)
 
     def finish_prefill(self, cache: Cache) -> None:
-        """After the prefill: adopt the cache, have selections applied, and the other layers written in
-        place."""
+        """Adopt the cache, apply selections, and have the other layers written in place."""
         if self.decoding or self.off or isinstance(cache, compressed_cache.CompressedCache):
             return
         compressed_cache.adopt(cache, self)

@@ -38,7 +38,7 @@ class Reduction:
         return found[-1] if found else None
 
     def observe(self, call: Call, columns: PromptColumns) -> None:
-        """In the layer below a stage: note the scores."""
+        """Note the scores, in the layer below a stage."""
         attention = last_query_attention(call.query, call.key, call.mask, call.scaling).mean(1)
         self.scores = attention.gather(1, columns.column) * columns.retained
 

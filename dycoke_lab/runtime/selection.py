@@ -78,7 +78,7 @@ class Selection:
         self.width, self.even = max(sizes), len(set(sizes)) == 1
 
     def observe(self, call: Call, columns: PromptColumns, decoding: bool, cache: Cache | None) -> None:
-        """At the scoring layer: have the method choose by this step's scores. A choice that is shared is
+        """Have the method choose, at the scoring layer, by this step's scores. A choice that is shared is
         applied before the layers above attend, others before the next step."""
         if self.finished:
             return

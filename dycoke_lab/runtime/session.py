@@ -173,7 +173,7 @@ class Session:
             self.now.finish_prefill(cache)
 
     def done(self, *_: Any) -> None:
-        """After an error, too: what it holds may fill the memory."""
+        """Let go of the generation, after an error, too: what it holds may fill the memory."""
         self.now = None
 
     def crop(self, call: Call) -> Tensor | None:

@@ -17,7 +17,7 @@ SHARED_FROM = 2  # the decoder layers from this index on are trained with the sa
 
 
 def build_model(width: int = 128, layers: int = 6) -> LlavaOnevisionForConditionalGeneration:
-    """About 1.0 M parameters, random weights from torch's current seed."""
+    """Return a model of about 1.0 M parameters, random weights from torch's current seed."""
     vision = SiglipVisionConfig(
         hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         image_size=SIZE, patch_size=SIZE // GRID // 2, vision_use_head=False,

@@ -119,3 +119,20 @@ def test_docs_say_what_pruning_adds_to_merging():
         ("dycoke K=0.7 P=0.7 every step", "and {} when it selects anew each time"),
     ):
         assert told.format(interval(lines[config]["step / merge"])) in page
+
+
+@pytest.mark.data
+def test_docs_say_what_an_h100_gained():
+    lines = {
+        (line["frames"], line["batch"], line["config"]): line for line in table(BENCH / "llava-ov-7b-h100")
+    }
+    page = " ".join(DOCS.read_text().split())
+    full, ours = (lines[32, 1, name] for name in ("full graph", "dycoke K=0.7 P=0.7 graph"))
+    large, small = (lines[128, 8, name] for name in ("full graph", "dycoke K=0.7 P=0.7 graph"))
+    peaks = [a["peak in prefill"] / b["peak in prefill"] for a, b in ((full, ours), (large, small))]
+    assert f"{full['end to end'] / ours['end to end']:.2f} times as fast" in page
+    assert "{:.2f} times less for one prompt, and {:.2f} times less for eight".format(*peaks) in page
+    prefills = [a["prefill"] / b["prefill"] for a, b in ((full, ours), (large, small))]
+    assert "{:.1f} times as fast at 32 frames, {:.1f} times at 128".format(*prefills) in page
+    saved = 1 - small["step / merge"][0]
+    assert f"it was {100 * saved:.0f} %" in page

@@ -154,8 +154,9 @@ class MaskedModel:
         weights = torch.zeros_like(logits)
         for b in range(batch):
             for number, rows in enumerate(self._calls(length)):
-                for head in range(heads):
-                    seen[b, head, rows, self._unselected(b, layer, number, head // groups)] = False
+                for head in range(heads // groups if number and self._prunes(layer) else 0):
+                    mine = slice(head * groups, (head + 1) * groups)
+                    seen[b, mine, rows, self._unselected(b, layer, number, head)] = False
                 hidden = logits[b, :, rows].masked_fill(~seen[b, :, rows], -torch.inf)
                 weights[b, :, rows] = hidden.softmax(-1).nan_to_num(0)
                 self._choose(b, layer, number, weights[b, :, rows], keys[b])
@@ -174,9 +175,7 @@ class MaskedModel:
         return {"shared": b, "layer": (b, layer), "head": (b, layer, head)}[self.rule.scope]  # type: ignore[union-attr]
 
     def _unselected(self, b: int, layer: int, number: int, head: int) -> list[int]:
-        """The columns that a call may not attend to, by what has been selected."""
-        if not self._prunes(layer) or number == 0:
-            return []
+        """The columns that a pruned layer's call may not attend to, by what has been selected."""
         chosen = self.chosen[self._chooser(b, layer, head)]
         now = chosen[number if self.rule.scope == "shared" else number - 1]  # type: ignore[union-attr]
         if now is None:

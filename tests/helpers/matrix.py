@@ -3,6 +3,7 @@ a mask on the unmodified model."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -261,11 +262,12 @@ def _merged(
     some, by the unmodified model's embeddings."""
     given = []
 
-    def note(module: Any, args: Any, inputs: dict[str, Any]) -> None:
+    def stop(module: Any, args: Any, inputs: dict[str, Any]) -> None:
         given.append(inputs["inputs_embeds"])
+        raise StopIteration  # the decoder need not run
 
-    hook = decoder.register_forward_pre_hook(note, with_kwargs=True)
-    with torch.no_grad():
+    hook = decoder.register_forward_pre_hook(stop, with_kwargs=True)
+    with torch.no_grad(), suppress(StopIteration):
         model(**whole, use_cache=False)
     hook.remove()
     numbers, into, features = iter(range(99)), [], []

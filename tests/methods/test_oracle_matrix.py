@@ -14,10 +14,16 @@ from dycoke_lab.methods import FastV, Merger, PrefillReducer, Selector
 
 PRUNING = [name for name, kind in METHODS.items() if not issubclass(kind, Merger)]
 MAIN = ("dynamic", "reference_code", "last_query", "fastv")
+FAST = {(case, "sdpa") for case in (0, 1, 4)}  # of families that are much like others
+
+
+def run(name, method, case, attention):
+    fast = name in FEW or (case, attention) in FAST
+    return pytest.param(name, method, case, attention, marks=[] if fast else pytest.mark.slow)
+
+
 RUNS = [
-    pytest.param(
-        name, method, case, attention, marks=[] if name in FEW or attention == "sdpa" else pytest.mark.slow
-    )
+    run(name, method, case, attention)
     for name, method, case, attention in itertools.product(
         FAMILIES, PRUNING, range(len(CASES)), ("sdpa", "eager")
     )
@@ -96,4 +102,4 @@ def test_every_registered_method_is_in_the_matrix():
     assert {"dynamic", "first_step", "hindsight", "fastv"} <= set(PRUNING) and issubclass(
         FastV, PrefillReducer
     )
-    assert {run.values[1] for run in RUNS} == set(PRUNING)
+    assert {one.values[1] for one in RUNS} == set(PRUNING)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import own_methods
 from helpers.families import FAMILIES, frames
-from helpers.matrix import compare_with_the_oracle, slow_version
+from helpers.matrix import FEW_BEFORE_ALL, compare_with_the_oracle, slow_version
 from helpers.oracles import Rule, Slow, keep_share
 from helpers.own_methods import (
     BY_SUM,
@@ -105,6 +105,7 @@ def test_a_running_sum_with_eviction_equals_its_loops(compare):
     compare(HeavyHitters(0.6, from_layer=1), BY_SUM)
 
 
+@pytest.mark.parametrize("family", FEW_BEFORE_ALL, indirect=True)
 @pytest.mark.parametrize("scope", ["shared", "head"])
 def test_a_running_sum_may_be_shared_or_one_a_head(compare, scope):
     own = type("Own", (HeavyHitters,), {"scope": scope})
@@ -112,6 +113,7 @@ def test_a_running_sum_may_be_shared_or_one_a_head(compare, scope):
     compare(own(0.6, from_layer=2), Slow(rule=rule), more=MORE)
 
 
+@pytest.mark.parametrize("family", FEW_BEFORE_ALL, indirect=True)
 @pytest.mark.parametrize(
     ("method", "loops", "scope"),
     [
@@ -125,6 +127,7 @@ def test_what_else_a_selector_may_use_equals_its_loops(compare, method, loops, s
     compare(method(0.6, from_layer=2), Slow(rule=Rule(loops, 2, 0.6, scope)), more=MORE)
 
 
+@pytest.mark.parametrize("family", FEW_BEFORE_ALL, indirect=True)
 def test_heads_may_keep_different_numbers_at_every_step(compare):
     own = type("Own", (AboveThreshold,), {"every_step": True})
     rule = Rule(above_threshold, from_layer=1, prune_ratio=0.6, scope="head", every_step=True)

@@ -24,7 +24,7 @@ def hooks_on(model) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-@pytest.fixture(params=["sdpa", "eager"])
+@pytest.fixture(params=["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
 def attention(request, model):
     model.set_attn_implementation(request.param)
     return request.param

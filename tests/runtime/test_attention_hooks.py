@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.families import decoder_of
 from helpers.flash import FLASH, register_flash
-from helpers.matrix import SETTINGS, generate, mixed_prompts, together
+from helpers.matrix import FEW_BEFORE_ALL, SETTINGS, generate, mixed_prompts, together
 from helpers.tiny import MERGING, PRUNING, inputs_of, write
 from transformers import AttentionInterface, Lfm2Config
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -19,6 +19,7 @@ from dycoke_lab.runtime.attention_hooks import _CONFIGS
 from dycoke_lab.runtime.session import generation_of
 
 
+@pytest.mark.parametrize("family", FEW_BEFORE_ALL, indirect=True)
 @pytest.mark.parametrize(
     "compression", [*SETTINGS, TTM(0.5) + FastV(0.5, from_layer=2), LastQuery(0.6, from_layer=2)], ids=str
 )

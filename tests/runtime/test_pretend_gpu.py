@@ -3,11 +3,12 @@ more than stock's."""
 
 from __future__ import annotations
 
+import functools
 from contextlib import ExitStack
 
 import pytest
 import torch
-from helpers.families import frames
+from helpers.families import FAMILIES, frames
 from helpers.matrix import FEW_BEFORE_ALL, generate
 from helpers.pretend import GPU, Pretend, PretendGPU, move, waits
 from transformers.cache_utils import DynamicCache
@@ -17,19 +18,23 @@ from dycoke_lab.methods import Dynamic, LastQuery
 
 SETTINGS = [
     DyCoke(0.5, 0.6, from_layer=2, reselect_below=0.97),
-    DyCoke(0.5, 0.6, from_layer=2, reselect_below=2.0),
     TTM(threshold=0.9, combine="average", positions="repacked")
     + Dynamic(0.5, from_layer=2, reselect_below=2.0),
     TTM(0.3) + LastQuery(0.5, from_layer=2),
-    DyCoke(0.7, 0.5, from_layer=2, inactive="evict"),
     TTM(0.5),
 ]
 OFFLOADED = DyCoke(0.5, 0.6, from_layer=2, reselect_below=2.0, inactive="offload")
 
 
-@pytest.fixture(scope="session")
+@functools.cache
+def moved(name):
+    return move(FAMILIES[name].model())
+
+
+@pytest.fixture
 def there(family):
-    return move(family.model())
+    """The family's model on the pretended GPU."""
+    return moved(family.name)
 
 
 def sent(inputs):

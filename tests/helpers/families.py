@@ -1,6 +1,4 @@
-"""The supported families, each a tiny random model with transformers' own processor. Nothing here calls the
-library; what a page on adding a family needs is imported from here, too.
-"""
+"""The supported families, each a tiny random model with transformers' own processor; no library code."""
 
 from __future__ import annotations
 
@@ -11,12 +9,7 @@ import numpy as np
 import torch
 
 from helpers import tiny_models
-from helpers.vocabulary import EDGES, ID, LAYERS, MROPE, PICTURE, SIDE, TEXT, VIDEO_EDGES, tokenizer
-
-__all__ = [
-    "EDGES", "FAMILIES", "ID", "LAYERS", "LLAVA", "MROPE", "PICTURE", "QWEN", "SIDE", "TEXT", "VIDEO_EDGES",
-    "Family", "decoder_of", "frames", "tokenizer",
-]  # fmt: skip
+from helpers.vocabulary import SIDE
 
 
 def template(video: str, image: str) -> str:

@@ -15,9 +15,10 @@ from torch import Tensor
 from dycoke_lab import METHODS, TTM, DyCoke, capture_attention
 from dycoke_lab.methods import Compression, LastQuery, Merger, PrefillReducer, Selector
 from dycoke_lab.methods import Dynamic as DynamicPruning
-from helpers.families import FAMILIES, ID, Family, decoder_of, frames
+from helpers.families import FAMILIES, Family, decoder_of, frames
 from helpers.masked_model import MaskedModel
 from helpers.oracles import Rule, Slow, Video, dynamic, keep_share, once, reference_code, temporal
+from helpers.vocabulary import ID
 
 STEPS = 6
 WORDS = (

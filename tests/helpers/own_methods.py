@@ -77,8 +77,7 @@ class HeavyHitters(Selector):
 
     def select(self, step: Step) -> torch.Tensor:
         step.memory["sum"] = step.memory.get("sum", 0) + step.scores
-        count = (step.budget - step.number).clamp(min=1).minimum(step.candidates.sum(-1))
-        return top(step.memory["sum"], step.candidates, count)
+        return top(step.memory["sum"], step.candidates, (step.budget - step.number).clamp(min=1))
 
 
 @dataclass(frozen=True)

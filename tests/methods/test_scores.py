@@ -48,6 +48,12 @@ def test_top_equals_a_sort_and_of_equal_scores_the_earlier_wins():
             assert set(found[b, head].nonzero()[:, 0].tolist()) == expected
 
 
+def test_top_never_chooses_what_is_no_candidate():
+    """Also if the budget is larger, as in a batch element without a video."""
+    candidates = torch.tensor([[False, False, False], [True, False, True]])
+    assert torch.equal(top(torch.rand(2, 3), candidates, torch.tensor([1, 3])), candidates)
+
+
 def test_attention_has_moved_if_its_cosine_is_below():
     random = torch.Generator().manual_seed(1)
     one, two = (torch.rand(40, 6, generator=random, dtype=torch.float64) ** 3 for _ in range(2))

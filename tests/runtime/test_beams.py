@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.families import ID
 from helpers.matrix import SETTINGS, STEPS, generate
 from helpers.tiny import cache_of, inputs_of
+from helpers.vocabulary import ID
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from dycoke_lab import TTM

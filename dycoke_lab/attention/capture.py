@@ -91,26 +91,29 @@ class _Recorder:
     def observe(self, call: Call) -> None:
         if self.layout is None or not self.records:
             return
-        attention = last_query_attention(
-            call.query, call.key, call.mask, call.scaling
-        )  # (batch, heads, keys)
+        attention = last_query_attention(call.query, call.key, call.mask, call.scaling)
         generation = current_generation(self.model)
         if generation is None:
             columns, there, total = self.columns[:, None], self.layout.real[:, None], self.seen
         else:
             columns, there, total = generation.where(call)
-        if (
-            gone := total - call.key.shape[2]
-        ) > 0:  # a sliding window's first columns; a static cache has columns to come
+        shared = columns.shape[1] == 1  # else each key head attends to tokens of its own
+        if shared and self.heads == "mean":
+            attention = attention.mean(1, keepdim=True)  # before the gather, which is then a small one
+        gone = total - call.key.shape[2]
+        if gone > 0:  # a sliding window's first columns; a static cache has columns to come
             there, columns = there & (columns >= gone), (columns - gone).clamp(min=0)
-        if call.mask is not None and columns.shape[1] == 1:
+        if call.mask is not None and shared:
             seen = visible(call.mask, call.key.shape[2]).expand(len(columns), -1)
             there = there & seen.gather(1, columns[:, 0])[:, None]
+        times = attention.shape[1] // columns.shape[1]
         spread = [
-            part.repeat_interleave(attention.shape[1] // columns.shape[1], 1) for part in (columns, there)
+            part.expand(-1, times, -1) if shared else part.repeat_interleave(times, 1)
+            for part in (columns, there)
         ]
         visual = attention.gather(2, spread[0]) * spread[1]
-        visual = visual.mean(1, keepdim=True) if self.heads == "mean" else visual
+        if not shared and self.heads == "mean":
+            visual = visual.mean(1, keepdim=True)
         self.rows.append((visual.transpose(0, 1), there.any(1)))
         if len(self.rows) == self.depth:
             self.trace.attention.append(torch.stack([row for row, _ in self.rows]).detach())

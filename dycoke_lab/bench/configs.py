@@ -11,7 +11,7 @@ from dycoke_lab.methods import METHODS, Compression, Dynamic, Merger, compose
 
 NAMES = {"dycoke": "dynamic", "one-shot": "last_query"}  # as papers call them
 UNCOMPRESSED = ("vision", "full", "full-in-place", "capture")
-MERGING_ALONE = ("merge", "truncated")
+MERGING_ALONE = ("merge", "truncated", "truncated-stock")
 METHODS_TO_MEASURE = (
     *UNCOMPRESSED,
     *MERGING_ALONE,
@@ -37,7 +37,8 @@ class BenchmarkConfig:
         "capture" is the full cache under `capture_attention`.
         "merge" is DyCoke's merging alone.
         "truncated" is that, then a stock model on caches truncated by hand to DyCoke's lengths and written in
-        place: the least that a decoding step with as many tokens can cost.
+        place: the least that a decoding step with as many tokens can cost. "truncated-stock" is the same with
+        stock's copying caches.
         Otherwise "dycoke", "one-shot" (last query), or a name in METHODS.
     whole_logits: compute logits for the whole prompt, as old stacks did.
     graph: decode in steps of static shapes, on a GPU as one CUDA graph (`StaticSteps`).

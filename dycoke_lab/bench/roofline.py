@@ -102,7 +102,9 @@ def work(config: BenchmarkConfig, element: int = 2, changed: float = 0.0) -> Wor
 
     first = WARM_UP if config.graph else 0  # tokens before the measured steps
     last, mean = first + config.new_tokens, first + (config.new_tokens + 1) / 2
-    copies = config.method == "full" and not config.graph  # stock copies all keys and values to add one
+    copies = (
+        config.method in ("full", "truncated-stock") and not config.graph
+    )  # stock copies all keys and values to add one
     moved = kv(mean) * (
         3 if copies else 1.5 if config.method == "capture" else 1
     )  # capture reads all keys again

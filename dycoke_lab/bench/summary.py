@@ -23,12 +23,14 @@ from dycoke_lab.results.rows import read_rows
 Interval = tuple[float, float, float]  # middle, low, high
 Line = dict[str, Any]
 JOB = ("shape", "frames", "batch", "new_tokens")
+TRUNCATED = ("truncated", "truncated-stock")
 RATIOS = {
     "prefill / full": ("prefill", "full"),
     "total / full": ("total", "full"),
     "step / full": ("step", "full"),
     "step / full-in-place": ("step", "full-in-place"),
     "step / truncated": ("step", "truncated"),
+    "step / truncated-stock": ("step", "truncated-stock"),
     "step / merge": ("step", "merge"),
 }
 
@@ -176,7 +178,7 @@ def _denominator(
     """Return the rows of another method at the same job, which decoded in the same way."""
     if config.graph and method == "full-in-place":
         method = "full"  # whose static steps write in place
-    if method in ("truncated", "merge") and config.method != "dycoke":
+    if method in (*TRUNCATED, "merge") and config.method != "dycoke":
         return []
     wanted = BenchmarkConfig(
         *config.job,
@@ -187,7 +189,7 @@ def _denominator(
     )
     if method == "merge":
         wanted = replace(wanted, merge_ratio=config.merge_ratio)
-    if method == "truncated":
+    if method in TRUNCATED:
         wanted = replace(wanted, merge_ratio=config.merge_ratio, prune_ratio=config.prune_ratio)
     return found.get(wanted, [])
 

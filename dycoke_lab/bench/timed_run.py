@@ -83,7 +83,7 @@ class TimedRun:
                 self.prefill_seconds = self.now() - began
         self.merge_seconds = marks[1] - marks[0]  # between the two hooks the merging runs, if there is any
         self.prefill_peak = self._peak()
-        if self.config.method == "truncated":
+        if self.config.method in ("truncated", "truncated-stock"):
             self.cache = self._truncated()
         if self.config.graph:
             self._start_static_steps()
@@ -176,7 +176,8 @@ class TimedRun:
             layer.keys, layer.values = keys, values
         forget(self.model)
         self.compressing.close()  # from here on the model is stock
-        write_in_place(short)
+        if self.config.method == "truncated":
+            write_in_place(short)
         return short
 
     def _selections(self) -> tuple[list[float], float | None]:

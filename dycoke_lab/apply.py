@@ -1,17 +1,15 @@
-"""Switch a compression on: `with compression(model): model.generate(...)`. The context manager and its
-checks.
+"""Switch a compression on: `with compression(model): ...`. The context manager and its checks.
 
 How DyCoke works, in one sentence: layer from_layer - 1 attends first; its scores over the visual tokens
 choose what the layers above read in this same step; a token returns in the very step in which its score
-re-enters the top (1 - P).
+re-enters the top (1 - P). (By default a step selects anew only if its attention has moved.)
 
-    video found in the prompt       model.model pre-hook      models/find_video.py: VideoFinder.find
-    merged tokens dropped           decoder pre-hook          runtime/decoder_inputs.py: narrowed      <--
-    dropped prefill reduced by layers       decoder layer pre-hook    runtime/reduction.py: Reduction.before
-    scores read, tokens chosen      attention observer        runtime/selection.py: Selection.observe
-    tokens leave and return         KV cache layer            runtime/selection.py: Selection.apply    <--
-    leave, return later position ids and masks    decoder pre-hook          runtime/generation.py:
-    Generation.decode
+- the video is found in the prompt: pre-hook of model.model -> models/find_video.py: VideoFinder.find
+- merged tokens are DROPPED: pre-hook of the decoder -> runtime/decoder_inputs.py: narrowed
+- a reducer drops tokens in the prefill: pre-hook of a decoder layer -> runtime/reduction.py: Reduction.before
+- scores are read, tokens chosen: attention observer -> runtime/selection.py: Selection.observe
+- tokens LEAVE AND RETURN: layers of the KV cache -> runtime/selection.py: Selection.apply
+- later position ids and masks: pre-hook of the decoder -> runtime/generation.py: Generation.decode
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ def from_layer_for(model: Any, wanted: int = 3) -> int:
     """Return `wanted`, or the next layer that this model can have as from_layer (the last one it can, if
     there is no next)."""
     depth, whole = _attending_to_all(decoder_of(model))
-    allowed = [number + 1 for number in whole if number + 1 < depth]
+    allowed = [number + 1 for number in whole if number < whole[-1]]
     if not allowed:
         raise ValueError(
             f"the model has {depth} decoder layers: there is none to prune above one that sees the whole "
@@ -70,7 +68,7 @@ def _attending_to_all(decoder: Any) -> tuple[int, list[int]]:
 def _facts(compression: Compression, model: Any, decoder: Any) -> ModelFacts:
     """What a generation must know of the model. ValueError for what cannot work, before any token is made."""
     _check_model(model)
-    if decoder.config._attn_implementation == "flex_attention" or kernel_of(decoder) == "flex_attention":
+    if kernel_of(decoder) == "flex_attention":
         raise ValueError(
             "attention kernel 'flex_attention' is not supported: load the model with "
             "attn_implementation='sdpa'"
@@ -121,11 +119,16 @@ def _pruned(compression: Compression, depth: int, whole: list[int]) -> list[int]
     if first >= depth:
         raise ValueError(f"from_layer={first} must be below the model's {depth} decoder layers")
     if selector.scope == "shared" and first - 1 not in whole:
-        allowed = ", ".join(str(number + 1) for number in whole if number + 1 < depth)
+        allowed = ", ".join(str(number + 1) for number in whole if number < whole[-1])
         raise ValueError(
             f"from_layer={first}: layer {first - 1}, whose attention would be the score, sees only a window "
             "of the prompt in "
             f"this model. Choose from_layer from {allowed}"
+        )
+    if first > whole[-1]:
+        raise ValueError(
+            f"from_layer={first}: no layer from there on sees the whole prompt; the last one is layer "
+            f"{whole[-1]}"
         )
     return [number for number in whole if number >= first]
 
@@ -136,7 +139,7 @@ def _reduced(compression: Compression, model: Any, depth: int, whole: list[int])
     if reducer is None:
         return []
     layers = sorted(set(reducer.layers(depth)))
-    if not layers or layers[0] < 0 or layers[-1] >= depth:
+    if not layers or layers[0] < 1 or layers[-1] >= depth:
         raise ValueError(
             f"from_layer={reducer.from_layer}: {reducer!r} asks for layers {layers} of {depth} decoder layers"
         )

@@ -104,8 +104,8 @@ class _Recorder:
         if gone > 0:  # a sliding window's first columns; a static cache has columns to come
             there, columns = there & (columns >= gone), (columns - gone).clamp(min=0)
         if call.mask is not None and shared:
-            seen = visible(call.mask, call.key.shape[2]).expand(len(columns), -1)
-            there = there & seen.gather(1, columns[:, 0])[:, None]
+            seen = visible(call.mask, call.key.shape[2])[:, :1].expand(len(columns), -1, -1)
+            there = there & seen.gather(2, columns)
         times = attention.shape[1] // columns.shape[1]
         spread = [
             part.expand(-1, times, -1) if shared else part.repeat_interleave(times, 1)

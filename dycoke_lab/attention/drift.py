@@ -24,7 +24,7 @@ def step_cosine(attention: Float[Tensor, "steps visual"]) -> Array:
     """Return the cosine between each step and the one before; NaN for step 0. What DyCoke compares with
     reselect_below."""
     close = F.cosine_similarity(attention[1:].double(), attention[:-1].double(), dim=1)
-    return np.concatenate([[np.nan], close.numpy()])
+    return np.concatenate([[np.nan], close.cpu().numpy()])
 
 
 def top_tokens(attention: Float[Tensor, "steps visual"], share: float) -> Bool[Tensor, "steps visual"]:
@@ -37,12 +37,12 @@ def overlap(attention: Float[Tensor, "steps visual"], share: float) -> tuple[Arr
     """Return recall and Jaccard index of each step's top tokens in those of step 0."""
     chosen = top_tokens(attention, share)
     both = (chosen & chosen[0]).sum(1).double()
-    return (both / chosen.sum(1)).numpy(), (both / (chosen | chosen[0]).sum(1)).numpy()
+    return (both / chosen.sum(1)).cpu().numpy(), (both / (chosen | chosen[0]).sum(1)).cpu().numpy()
 
 
 def rank_correlation(attention: Float[Tensor, "steps visual"]) -> Array:
     """Return Spearman's rank correlation of each step with step 0."""
-    rows = attention.double().numpy()
+    rows = attention.double().cpu().numpy()
     return np.array([1.0] + [spearmanr(rows[0], row).statistic for row in rows[1:]])
 
 
@@ -52,7 +52,7 @@ def foresight(attention: Float[Tensor, "steps visual"], share: float) -> tuple[A
 
     One-shot pruning bets on this: 0.5 is a coin for ROC-AUC, `share` for average precision.
     """
-    chosen, first = top_tokens(attention, share).numpy(), attention[0].double().numpy()
+    chosen, first = top_tokens(attention, share).cpu().numpy(), attention[0].double().cpu().numpy()
     auc = [roc_auc_score(row, first) for row in chosen]
     return np.array(auc), np.array([average_precision_score(row, first) for row in chosen])
 
@@ -61,19 +61,19 @@ def entropy(attention: Float[Tensor, "steps visual"]) -> Array:
     """Return the entropy, in bits, of each step's attention within the video: log2(visual) is even, 0 is one
     token."""
     within = attention.double() / attention.double().sum(1, keepdim=True)
-    return torch.special.entr(within).sum(1).div(np.log(2)).numpy()
+    return torch.special.entr(within).sum(1).div(np.log(2)).cpu().numpy()
 
 
 def mass_on(attention: Float[Tensor, "steps visual"], tokens: Bool[Tensor, "steps visual"]) -> Array:
     """Return the share of each step's attention within the video that falls on the given tokens."""
     values = attention.double()
-    return ((values * tokens).sum(1) / values.sum(1)).numpy()
+    return ((values * tokens).sum(1) / values.sum(1)).cpu().numpy()
 
 
 def replaced(kept: Bool[Tensor, "steps visual"]) -> Array:
     """Return, for each step after the first, the share of the tokens it attends to that the step before did
     not."""
-    return ((kept[1:] & ~kept[:-1]).sum(1).double() / kept[1:].sum(1)).numpy()
+    return ((kept[1:] & ~kept[:-1]).sum(1).double() / kept[1:].sum(1)).cpu().numpy()
 
 
 def drift_table(attention: Float[Tensor, "steps visual"], share: float = 0.1) -> pd.DataFrame:
@@ -84,7 +84,7 @@ def drift_table(attention: Float[Tensor, "steps visual"], share: float = 0.1) ->
         "step": range(len(attention)), "cosine_to_previous": step_cosine(attention),
         "recall": recall, "jaccard": jaccard,
         "rank_correlation": rank_correlation(attention), "roc_auc": auc, "average_precision": precision,
-        "entropy_bits": entropy(attention), "video_share": attention.double().sum(1).numpy(),
+        "entropy_bits": entropy(attention), "video_share": attention.double().sum(1).cpu().numpy(),
     })  # fmt: skip
 
 

@@ -1,20 +1,19 @@
 """The three places where a method can act, each with one small base class, and their composition.
 
-    Merger          between vision tower and decoder layer 0: which visual tokens are retained, merged away or
-    dropped PrefillReducer  before chosen decoder layers, inside the prefill: the same answer, from what is
-    known there Selector        on the KV cache, after the prefill and at decoding steps: which visual tokens
-    are active
+Merger: between vision tower and decoder layer 0. Which visual tokens are retained, merged away or dropped?
+PrefillReducer: before chosen decoder layers, inside the prefill. The same question.
+Selector: on the KV cache, after the prefill and at decoding steps. Which visual tokens are active?
 
 A method is a frozen dataclass: its parameters are the fields, what kind it is are class attributes. Methods
-of different seams compose by `+`, and are switched on with a model: `with (TTM(0.7) + Dynamic(0.7))(model):
-...`.
+of different seams compose by `+`, and are switched on with a model:
+`with (TTM(0.7) + Dynamic(0.7))(model): ...`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar, Literal
 
@@ -243,27 +242,3 @@ class Compression:
         if part is None:
             raise ValueError(f"{self!r} prunes nothing: it has no from_layer")
         return part.from_layer
-
-    @property
-    def retained(self) -> float:
-        """Share of visual tokens that the pruned layers attend to in the end, by the paper's formula:
-        (1 - K (window - 1) / window) (1 - P). ValueError for merging by a threshold, which depends on the
-        video."""
-        if self.merger is not None and getattr(self.merger, "merge_ratio", None) is None:
-            raise ValueError(
-                f"{self.merger!r} retains another share of each video: read it off what it returns"
-            )
-        window = getattr(self.merger, "window", 4)
-        return (1 - self.merge_ratio * (window - 1) / window) * (1 - self.prune_ratio)
-
-    def replace(self, **fields: Any) -> Compression:
-        """Return the same with other values of these fields, in the parts that have them."""
-
-        def changed(part: Any) -> Any:
-            return (
-                None
-                if part is None
-                else replace(part, **{n: v for n, v in fields.items() if hasattr(part, n)})
-            )
-
-        return Compression(changed(self.merger), changed(self.reducer), changed(self.selector))

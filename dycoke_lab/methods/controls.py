@@ -68,6 +68,10 @@ class KeepNone(_Control):
     label: ClassVar[str] = "no video from L on"
     colour: ClassVar[str] = "#fbafe4"
 
+    @property
+    def off(self) -> bool:
+        return False
+
     def budget(self, candidates: Tensor) -> Tensor:
         return torch.zeros_like(candidates.sum(-1))
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from dycoke_lab.methods.base import Compression, Method, Selector
+from dycoke_lab.methods.base import Compression, Merger, Method, Selector
 from dycoke_lab.methods.controls import KeepFirst, KeepNone, Random, Uniform
 from dycoke_lab.methods.dynamic_pruning import Dynamic
 from dycoke_lab.methods.fastv import FastV
@@ -75,11 +75,15 @@ def compose(
     """
     if method != FULL and method not in METHODS:
         raise ValueError(f"method={method!r} must be one of {', '.join([FULL, *METHODS])}")
+    if threshold is not None and merge_ratio:
+        raise ValueError(f"give either merge_ratio={merge_ratio} or threshold={threshold}, not both")
     merging = Compression()
     if threshold is not None or merge_ratio:
         merging = Compression.of(TTM(threshold=threshold) if threshold is not None else TTM(merge_ratio))
-    if method in (FULL, "ttm"):
+    if method == FULL or (METHODS[method] is TTM and merging.parts):
         return merging
+    if issubclass(METHODS[method], Merger):
+        return Compression.of(METHODS[method](**fields))
     return merging + METHODS[method](prune_ratio=prune_ratio, from_layer=from_layer, **fields)  # type: ignore[call-arg]
 
 

@@ -23,7 +23,7 @@ def top(
     """Return the `budget` candidates with the highest scores; of equal scores the earlier token wins."""
     order = torch.where(candidates, scores, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     rank = torch.arange(scores.shape[-1], device=scores.device)
-    return torch.zeros_like(candidates).scatter(-1, order, rank < budget[..., None])
+    return torch.zeros_like(candidates).scatter(-1, order, rank < budget[..., None]) & candidates
 
 
 def has_moved(
@@ -45,7 +45,7 @@ def last_query_attention(
     row = (query[:, :, -1] * scaling).reshape(batch * key.shape[1], -1, dim)
     logits = torch.bmm(row, key.flatten(0, 1).transpose(1, 2)).view(batch, heads, -1).float()
     if mask is not None:
-        logits = logits.masked_fill(~visible(mask, key.shape[2])[:, None], -torch.inf)
+        logits = logits.masked_fill(~visible(mask, key.shape[2]), -torch.inf)
     return logits.softmax(-1)
 
 
@@ -60,19 +60,19 @@ def window_attention(
     window, keys = min(window, query.shape[2]), key.shape[2]
     spread = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     logits = (query[:, :, -window:] * scaling @ spread.transpose(2, 3)).float()
-    allowed = torch.ones(window, keys, dtype=torch.bool, device=key.device).tril(keys - window)[None]
+    allowed = torch.ones(window, keys, dtype=torch.bool, device=key.device).tril(keys - window)[None, None]
     if mask is not None and mask.ndim == 2:  # FlashAttention's
-        allowed = allowed & mask[:, None, -keys:].bool()
+        allowed = allowed & mask[:, None, None, -keys:].bool()
     elif mask is not None:
-        rows = mask[:, 0, -window:, :keys]
+        rows = mask[:, :, -window:, :keys]
         allowed = allowed & (rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2)
-    return logits.masked_fill(~allowed[:, None], -torch.inf).softmax(-1).nan_to_num(0)
+    return logits.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num(0)
 
 
-def visible(mask: Tensor, keys: int) -> Bool[Tensor, "batch keys"]:
-    """Return which keys the last query may attend to, from an attention function's mask: (batch or 1, 1,
-    queries, keys), True or 0 where it may; or FlashAttention's, (batch, keys)."""
-    last = mask[:, -keys:] if mask.ndim == 2 else mask[:, 0, -1, :keys]
+def visible(mask: Tensor, keys: int) -> Bool[Tensor, "batch heads keys"]:
+    """Return which keys the last query may attend to, from an attention function's mask: (batch or 1, 1 or
+    heads, queries, keys), True or 0 where it may; or FlashAttention's, (batch, keys)."""
+    last = mask[:, None, -keys:] if mask.ndim == 2 else mask[:, :, -1, :keys]
     if last.dtype == torch.bool:
         return last
     return last.bool() if mask.ndim == 2 else last > torch.finfo(last.dtype).min / 2

@@ -219,6 +219,7 @@ def _stock(states: Tensor) -> DynamicLayer:
 
 def _both(indices: Tensor, states: Tensor) -> Tensor:
     """Batch indices, among keys and among values."""
+    indices = indices.nonzero()[:, 0] if indices.dtype == torch.bool else indices
     indices = indices.to(states.device)
     return torch.cat([indices, indices + len(states) // 2])
 

@@ -63,9 +63,7 @@ class CompressedCache(DynamicCache):
         super().crop(tokens_to_remove)
 
     def reset(self) -> None:
-        for layer in self._pruned():
-            layer.reset()
-        super().reset()
+        raise NotImplementedError("a compressed cache cannot be used for another prompt: make a new one")
 
     def _pruned(self) -> list[PrunedLayer]:
         return [layer for layer in self.layers if isinstance(layer, PrunedLayer)]
@@ -104,8 +102,8 @@ def release(cache: Cache, lacks_tokens: bool) -> None:
 
 def write_in_place(cache: Cache, numbers: Iterable[int] | None = None) -> list[int]:
     """Have these of a cache's layers (None: all) written in place, where they are stock's that concatenate.
-    Return the
-    numbers of those it concerned: not those that gradients go through, nor those with a sliding window."""
+    Return the numbers of those it concerned: not those that gradients go through, nor those with a sliding
+    window."""
     layers: list[Any] = cache.layers  # type: ignore[assignment]
     chosen = range(len(layers)) if numbers is None else numbers
     plain = [n for n in chosen if type(layers[n]) is DynamicLayer and _can_be_in_place(layers[n])]

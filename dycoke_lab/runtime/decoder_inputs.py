@@ -88,11 +88,12 @@ def merge_prompt(
     columns = PromptColumns(columns.retained, columns.column, columns.real, columns.length)
 
     def shortened(states: Tensor) -> Tensor:
+        has_features = states is embeds
         for fold in folds:
             if fold.assignment.average and states.is_floating_point():
                 states = states.clone()
                 states[fold.where] = average_into(states[fold.where], fold.assignment.into)
-            elif fold.assignment.features is not None and states is embeds:
+            elif fold.assignment.features is not None and has_features:
                 states = states.clone()
                 states[fold.where] = fold.assignment.features.to(states.dtype)
         return take(states, index)
@@ -152,6 +153,8 @@ def check_assignment(assignment: Any, method: Any, candidates: Tensor) -> None:
         raise ValueError(
             f"{name} must return an Assignment whose `into` has shape {shape}; it returned {got}"
         )
+    if assignment.average and assignment.features is not None:
+        raise ValueError(f"{name} returned features and average=True: give one of them")
     into, stays = assignment.into, kept(assignment)
     if bool(((into < -1) | (into >= shape[1])).any()):
         raise ValueError(f"{name} returned numbers outside -1 ... {shape[1] - 1} in `into`")

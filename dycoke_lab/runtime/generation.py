@@ -37,7 +37,7 @@ class ModelFacts:
 
 
 class Generation:
-    """columns: the prompt's, after merging; None before the prefill. seen: tokens read so far, merged ones
+    """columns: the prompt's, after merging. seen: tokens read so far, merged ones
     counted."""
 
     def __init__(self, compression: Compression, layout: TokenLayout, model: ModelFacts) -> None:
@@ -56,6 +56,7 @@ class Generation:
         self.seen = layout.length
         self.decoding = False
         self.gaps = False  # whether a later turn brought padding
+        self.lacks_tokens = False  # whether merging took some away
         self.cache: ref[Cache] | None = None
 
     @property
@@ -114,6 +115,7 @@ class Generation:
                 merger, self.layout, inputs, real, self.model.window, self.model.extras, vision
             )
             self.columns, inputs = short.columns, short.inputs
+            self.lacks_tokens = bool((self.layout.real & ~self.retained).any())
             last = inputs["position_ids"][..., -1:]
             self.positions = Positions(last, short.last, merger.positions == "repacked", self.layout.length)
         return inputs
@@ -247,4 +249,4 @@ class Generation:
             selection.release(cache)
         evicted = any(s.selector.evicts and s.cache_layers for s in self.selections)
         reduced = self.reduction is not None and bool(self.reduction.stages)
-        compressed_cache.release(cache, bool(evicted or reduced or self.merged_away))
+        compressed_cache.release(cache, bool(evicted or reduced or self.lacks_tokens))

@@ -45,6 +45,7 @@ class Selection:
         self.active: tuple[Tensor, Tensor | None] | None = None
         self.moves: Moves | None = None  # of the last choice, if tokens can return
         self.places: Tensor | None = None  # of the buffer, to keep, if not
+        self.next: Tensor | None = None  # a choice for the next step
         self.pending = False  # whether the last choice is yet to be applied
         self.memory: dict[str, Any] = {}
         self.cache_layers: list[PrunedLayer] = []
@@ -71,7 +72,7 @@ class Selection:
             always &= columns.real
         self.token, self.always = (part.repeat_interleave(self.heads, 0) for part in (token, always))
         self.candidates = columns.retained
-        if self.heads > 1 or self.selector.scope == "head":
+        if self.selector.scope == "head":
             self.candidates = columns.retained[:, None].expand(-1, self.heads, -1)
         self.budget = self.selector.budget(self.candidates)
         sizes = (self.budget.reshape(-1) + self.always.sum(1)).tolist()  # an element may have no video at all
@@ -103,16 +104,19 @@ class Selection:
             return
         if not type(self.selector).__module__.startswith("dycoke_lab."):
             check_choice(chosen, step, self.selector)
+        if self.selector.scope != "shared":
+            self.next = chosen  # others may still read this call's layout
+            return
+        self._activate(chosen)
+        if decoding and cache is not None:
+            self.apply(cache)
+
+    def _activate(self, chosen: Tensor) -> None:
+        """Work out which columns are active from now on, and what has to be moved or kept for it."""
+        assert self.columns is not None
         self.selected = chosen.reshape(-1, chosen.shape[-1])
         if self.selector.evicts:
             self.candidates = chosen
-        self._activate()
-        if decoding and cache is not None and self.selector.scope == "shared":
-            self.apply(cache)
-
-    def _activate(self) -> None:
-        """Work out which columns are active now, and what has to be moved or kept for it."""
-        assert self.columns is not None and self.selected is not None
         keep = self.always | self.selected.gather(1, self.token)
         real = self.columns.real
         if real is not None:
@@ -142,6 +146,9 @@ class Selection:
 
     def apply(self, cache: Cache) -> None:
         """Have the cache layers follow the last choice."""
+        if self.next is not None:
+            self._activate(self.next)
+            self.next = None
         if not self.pending:
             return
         self.pending = False
@@ -212,6 +219,11 @@ class Selection:
         index, real = self.active
         if real is None and call.mask is None:
             return None
+        if flash and self.selector.scope == "head":
+            raise ValueError(
+                f"{self.selector!r} keeps other tokens in each head, and FlashAttention's masks are one for "
+                "all heads: give prompts one by one, or load the model with attn_implementation='sdpa'"
+            )
         groups = call.query.shape[1] // self.heads
         later = call.key.shape[2] - index.shape[1]
         if call.mask is None:  # rows differ in what they keep, where so far none needed a mask
@@ -244,7 +256,7 @@ class Selection:
         for name in ("selected", "order", "token", "always", "places"):
             if (value := getattr(self, name)) is not None:
                 setattr(self, name, value[rows.to(value.device)])
-        for name in ("scores", "candidates", "budget"):
+        for name in ("scores", "candidates", "budget", "next"):
             if (value := getattr(self, name)) is not None:
                 setattr(self, name, value[index.to(value.device)])
         if self.active:

@@ -143,9 +143,7 @@ class Session:
             if not generation.off:
                 _check_cache(cache)
             self.generations[cache] = generation
-        vision = (
-            self.vision.take([grid for sample in layout.videos for grid in sample]) if self.vision else {}
-        )
+        vision = self.vision.take(layout.videos) if self.vision else {}
         return args, generation.prefill(inputs, self.finder.padding, vision)
 
     def _later(self, module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -169,12 +167,21 @@ class Session:
         return self.now.before_layer(number, args, inputs) if self.now else None
 
     def after(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any], output: Any) -> None:
-        if self.now and (cache := cache_in(inputs)) is not None:
-            self.now.finish_prefill(cache)
+        generation, cache = self.now, cache_in(inputs)
+        if generation is None:
+            return
+        if cache is None:
+            cache = getattr(output, CACHE, None)  # the decoder has made one
+            if cache is not None:
+                self.generations[cache] = generation
+        if cache is not None:
+            generation.finish_prefill(cache)
 
     def done(self, *_: Any) -> None:
         """Let go of the generation, after an error, too: what it holds may fill the memory."""
         self.now = None
+        if self.vision:
+            self.vision.clear()  # of a call without a video
 
     def crop(self, call: Call) -> Tensor | None:
         return self.now.crop(call) if self.now else call.mask

@@ -3,7 +3,8 @@ token grid."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import isqrt
 from typing import Any
@@ -20,6 +21,13 @@ from dycoke_lab.runtime.attention_hooks import Call, has_flat_masks, hooked
 KINDS = ("vision_attention", "vision_keys")
 
 
+class _Collected(threading.local):
+    """Frame by frame, by kind, of the call that runs in this thread."""
+
+    def __init__(self) -> None:
+        self.frames: dict[str, list[Tensor]] = {}
+
+
 class VisionAttention:
     """Collects what a method needs, frame by frame, until the prompt's prefill takes it."""
 
@@ -27,16 +35,21 @@ class VisionAttention:
         """Raise ValueError if this model's tower cannot give what the method needs."""
         self.model, self.wanted = model, dict[str, int]()
         self.attentions = vision_attentions(model)
-        for need in sorted(method.needs):
+        name = type(method).__name__
+        for need in sorted(method.needs - {"text"}):
             kind, _, layer = need.partition(":")
-            if kind in KINDS:
-                if not -len(self.attentions) <= int(layer) < len(self.attentions):
-                    raise ValueError(
-                        f"{type(method).__name__} needs {need!r}, but the vision tower has "
-                        f"{len(self.attentions)} layers"
-                    )
-                self.wanted[kind] = int(layer) % len(self.attentions)
-        self.found: dict[str, list[Tensor]] = {kind: [] for kind in self.wanted}
+            if kind not in KINDS or not layer.lstrip("-").isdigit():
+                raise ValueError(
+                    f"{name} needs {need!r}: known are 'text', 'vision_attention:LAYER', 'vision_keys:LAYER'"
+                )
+            if kind in self.wanted:
+                raise ValueError(f"{name} needs {kind} of two layers: one is supported")
+            if not -len(self.attentions) <= int(layer) < len(self.attentions):
+                raise ValueError(
+                    f"{name} needs {need!r}, but the vision tower has {len(self.attentions)} layers"
+                )
+            self.wanted[kind] = int(layer) % len(self.attentions)
+        self.collected = _Collected()
         self.patches = getattr(adapter_for(model), "VISION_PATCHES", None)
         if self.wanted and (
             self.patches is None or (self.patches == "packed" and has_flat_masks(vision_of(model)))
@@ -65,33 +78,39 @@ class VisionAttention:
         for kind, layer in self.wanted.items():
             if call.layer == layer:
                 rows = received(call) if kind == "vision_attention" else keys_of(call)
-                self.found[kind] += rows.unbind(0)
+                self.collected.frames.setdefault(kind, []).extend(rows.unbind(0))
 
-    def take(self, grids: list[TokenGrid]) -> dict[str, list[Tensor]]:
+    def clear(self) -> None:
+        """Forget what was collected in this thread."""
+        self.collected.frames = {}
+
+    def take(self, videos: Sequence[Sequence[TokenGrid]]) -> dict[str, list[Tensor]]:
         """Return for each kind and video (frames, rows, cols[, keys]), and forget what was collected.
 
-        grids: of the batch's videos in order. Raises ValueError if other frames were encoded than theirs.
+        videos: for each batch element, its videos' grids. Raises ValueError if other frames were encoded than
+        theirs.
         """
-        found, self.found = self.found, {kind: [] for kind in self.wanted}
-        frames = sum(grid.frames for grid in grids)
+        found, self.collected.frames = self.collected.frames, {}
+        frames = sum(grid.frames for sample in videos for grid in sample)
         result: dict[str, list[Tensor]] = {}
-        for kind, rows in found.items():
-            if len(rows) and frames % len(rows) == 0 and frames > len(rows):  # beams, several answers
-                rows = rows * (frames // len(rows)) if len(set(grids)) == 1 else rows
-            if len(rows) != frames:
+        for kind in self.wanted:
+            rows = found.get(kind, [])
+            times = frames // len(rows) if rows and frames % len(rows) == 0 else 1  # beams, several answers
+            samples = videos[::times]  # each was encoded once, and then repeated
+            if len(rows) * times != frames or sum(grid.frames for s in samples for grid in s) != len(rows):
                 raise ValueError(
                     f"the method needs {kind} of {frames} frames, but the vision tower encoded {len(rows)} "
-                    "in this context: "
-                    "give pixels of videos alone, inside the context, not mm_encoder_outputs or images "
-                    "beside them"
+                    "in this call: give pixels of videos alone, inside the context, not mm_encoder_outputs "
+                    "or images beside them"
                 )
-            videos, start = [], 0
-            for grid in grids:
-                videos.append(
-                    torch.stack([self._pool(row, grid) for row in rows[start : start + grid.frames]])
-                )
-                start += grid.frames
-            result[kind] = videos
+            result[kind], start = [], 0
+            for sample in samples:
+                pooled = []
+                for grid in sample:
+                    here = rows[start : start + grid.frames]
+                    pooled.append(torch.stack([self._pool(row, grid) for row in here]))
+                    start += grid.frames
+                result[kind] += pooled * times
         return result
 
     def _pool(self, patches: Tensor, grid: TokenGrid) -> Tensor:

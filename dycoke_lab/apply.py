@@ -62,7 +62,7 @@ def _attending_to_all(decoder: Any) -> tuple[int, list[int]]:
     """How many layers there are, and which of them see more than a sliding window."""
     depth = len(decoder.layers)
     kinds = getattr(decoder.config, "layer_types", None) or ["full_attention"] * depth
-    return depth, [number for number, kind in enumerate(kinds) if kind == "full_attention"]
+    return depth, [number for number, kind in enumerate(kinds[:depth]) if kind == "full_attention"]
 
 
 def _facts(compression: Compression, model: Any, decoder: Any) -> ModelFacts:

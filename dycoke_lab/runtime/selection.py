@@ -129,7 +129,9 @@ class Selection:
         if self.selector.evicts:
             order = self._natural_order(keep) if self.order is None else self.order
             here = keep.gather(1, order)
-            self.places = here.int().argsort(dim=1, descending=True, stable=True)[:, :width].sort(1).values
+            places = here.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+            fillers_first = here.gather(1, places) * here.shape[1] + places
+            self.places = places.gather(1, fillers_first.argsort(1))
             self.order = order.gather(1, self.places)
             self.active = self.order, None if even else here.gather(1, self.places)
             return
@@ -219,17 +221,18 @@ class Selection:
         index, real = self.active
         if real is None and call.mask is None:
             return None
-        if flash and self.selector.scope == "head":
-            raise ValueError(
-                f"{self.selector!r} keeps other tokens in each head, and FlashAttention's masks are one for "
-                "all heads: give prompts one by one, or load the model with attn_implementation='sdpa'"
-            )
         groups = call.query.shape[1] // self.heads
         later = call.key.shape[2] - index.shape[1]
+        if flash:  # heads of one batch element keep as many tokens, and have their fillers first
+            first = index.new_ones(len(index), index.shape[1], dtype=torch.bool) if real is None else real
+            first = torch.nn.functional.pad(first[:: self.heads], (0, later), value=True)
+            if call.mask is not None:
+                first[:, -later:] &= call.mask[:, length : length + later].bool()
+            return first
         if call.mask is None:  # rows differ in what they keep, where so far none needed a mask
             assert real is not None
             seen = torch.nn.functional.pad(real, (0, later), value=True)
-            return seen if flash and self.heads == 1 else self._by_head(seen[:, None, None], groups)
+            return self._by_head(seen[:, None, None], groups)
         if self.columns.index is not None:
             index = self.columns.index.repeat_interleave(self.heads, 0).gather(1, index)
         mask = call.mask.expand(len(self.columns.retained), *call.mask.shape[1:]).repeat_interleave(
@@ -237,8 +240,7 @@ class Selection:
         )
         prompt = columns_of(mask[..., :length], index, real)
         rest = mask[..., length : length + later].expand(*prompt.shape[:-1], -1)
-        found = torch.cat([prompt, rest], -1)
-        return found if found.ndim == 2 else self._by_head(found, groups)
+        return self._by_head(torch.cat([prompt, rest], -1), groups)
 
     def _by_head(self, mask: Tensor, groups: int) -> Tensor:
         """(rows, 1, queries, keys) as (batch, 1 or query heads, queries, keys)."""

@@ -169,7 +169,7 @@ def test_crop_and_reset_are_refused_before_any_layer_did_it(tiny):
         cache = generate(tiny, inputs_of(), 3)[2]
         lengths = [layer.get_seq_length() for layer in cache.layers]
         for change in (lambda: cache.crop(-1), cache.reset):
-            with pytest.raises(NotImplementedError, match="a pruned cache cannot"):
+            with pytest.raises(NotImplementedError, match=r"a (pruned|compressed) cache cannot"):
                 change()
         assert [layer.get_seq_length() for layer in cache.layers] == lengths
     cache.crop(-1)

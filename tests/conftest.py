@@ -10,7 +10,7 @@ from helpers import checked_shapes  # noqa: F401  (for the hook, which finds it 
 from helpers.families import FAMILIES, frames
 from jaxtyping import install_import_hook
 
-CHECKED = ("dycoke_lab.methods", "dycoke_lab.models.token_layout")
+CHECKED = ("dycoke_lab.methods", "dycoke_lab.models.token_layout", "dycoke_lab.runtime.kv_swap")
 install_import_hook(CHECKED, "helpers.checked_shapes.checked")
 
 import dycoke_lab  # noqa: E402, F401  (torchvision is made importable first)

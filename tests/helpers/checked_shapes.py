@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from beartype import BeartypeConf, beartype
+from beartype import beartype
 from jaxtyping import AbstractArray
-
-_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int may stand where a float is asked for
 
 
 def checked(function: Any) -> Any:
-    """Check what a function is given and returns, if its signature has shapes. What has none checks its own
-    parameters, and names them."""
-    return _beartype(function) if any(map(_has_shapes, function.__annotations__.values())) else function
+    """Check the shapes that a function is given and returns. Other parameters it checks itself."""
+    hints = function.__annotations__
+    function.__annotations__ = {name: hint for name, hint in hints.items() if _has_shapes(hint)}
+    return beartype(function)
 
 
-def _has_shapes(annotation: Any) -> bool:
-    if isinstance(annotation, type) and issubclass(annotation, AbstractArray):
+def _has_shapes(hint: Any) -> bool:
+    if isinstance(hint, type) and issubclass(hint, AbstractArray):
         return True
-    return any(map(_has_shapes, get_args(annotation)))
+    return any(map(_has_shapes, get_args(hint)))

@@ -16,11 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # comes with torch's builds for CUDA; a CPU has no need of it
-    triton = None  # type: ignore[assignment]
+from dycoke_lab.runtime.swap_kernel import swap_kernel, triton
 
 
 class Moves(NamedTuple):
@@ -117,7 +113,7 @@ def swap(buffer: Float[Tensor, "both heads room dim"], moves: Moves, rows: Any =
         (both, heads, room, dim), batch = buffer.shape, len(moves.numbers)
         sizes = moves.inactive, width, room, batch, heads, dim, triton.next_power_of_2(dim)
         with torch.cuda.device(buffer.device) if buffer.is_cuda else nullcontext():
-            _swap[width, both * heads](buffer, moves.source, moves.changed, *sizes)
+            swap_kernel[width, both * heads](buffer, moves.source, moves.changed, *sizes)
     return rows
 
 
@@ -161,19 +157,3 @@ def rows_of(states: Float[Tensor, "both heads columns dim"]) -> np.ndarray[Any, 
     that index_copy_ takes. It is contiguous."""
     size = states.shape[3] * states.element_size()
     return states.detach().view(torch.uint8).numpy().reshape(-1).view(np.dtype((np.void, size)))
-
-
-if triton is not None:
-
-    @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
-    def _swap(buffer, source, changed, inactive, width, room, batch, heads, dim, block: tl.constexpr):  # type: ignore[no-untyped-def]
-        place, part = tl.program_id(0), tl.program_id(1).to(tl.int64)
-        slot = part // heads % batch * width + place
-        if tl.load(changed + slot):
-            numbers = tl.arange(0, block)
-            used = numbers < dim
-            leaves = buffer + (part * room + tl.load(source + slot)) * dim + numbers
-            chosen = buffer + (part * room + inactive + place) * dim + numbers
-            incoming, outgoing = tl.load(leaves, mask=used), tl.load(chosen, mask=used)
-            tl.store(chosen, incoming, mask=used)
-            tl.store(leaves, outgoing, mask=used)

@@ -138,8 +138,8 @@ class IntoTheNearest(PrefillReducer):
         hidden = F.normalize(state.hidden, dim=-1)
         close = (hidden @ hidden.mT).masked_fill(~stays[:, None], -torch.inf)
         numbers = torch.arange(stays.shape[1], device=stays.device)
-        into = torch.where(stays, numbers, close.argmax(-1)).masked_fill(~state.candidates, -1)
-        return Assignment(into, average=True)
+        into = torch.where(stays, numbers, close.argmax(-1))
+        return Assignment(into.masked_fill(~stays.any(1, keepdim=True), -1), average=True)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from helpers.own_methods import (
     WindowOfQueries,
     WithinFrame,
 )
+from helpers.tiny import cache_of
 
 from dycoke_lab import TTM, capture_attention
 
@@ -90,6 +91,23 @@ def test_own_methods_follow_the_beams(family, model, prompts, own):
             logits = torch.stack(again.logits)[:, 0].double()
             expected = logits.log_softmax(-1).gather(1, written[:, None])[:, 0]
             torch.testing.assert_close(score.double(), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llava_onevision"], indirect=True)
+def test_own_methods_follow_exchanged_batch_elements(family, model, prompts, own):
+    """Also what they remember of each, which differs more than between beams of one prompt."""
+    found = []
+    for exchanged in (False, True):
+        with own(model), torch.no_grad():
+            cache, ids = cache_of(model), torch.arange(20, 28).view(2, 4)
+            model(**family.inputs(*prompts), past_key_values=cache)
+            for number, step in enumerate(ids.split(1, 1)):
+                if number == 1 and exchanged:
+                    cache.reorder_cache(torch.tensor([1, 0]))
+                rows = [1, 0] if number and exchanged else [0, 1]
+                logits = model(input_ids=step[rows], past_key_values=cache).logits[rows]
+        found.append(logits)
+    torch.testing.assert_close(found[0], found[1], atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"], indirect=True)

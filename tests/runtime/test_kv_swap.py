@@ -116,7 +116,7 @@ def test_the_swap_kernel_compiles_for_gpus(capability, dtype):
     from triton.compiler import ASTSource
 
     kinds = {"buffer": f"*{dtype}", "source": "*i64", "changed": "*i1", "block": "constexpr"}
-    signature = {name: kinds.get(name, "i32") for name in kv_swap._swap.arg_names}
-    source = ASTSource(kv_swap._swap, signature, {"block": 128})
+    signature = {name: kinds.get(name, "i32") for name in kv_swap.swap_kernel.arg_names}
+    source = ASTSource(kv_swap.swap_kernel, signature, {"block": 128})
     made = kv_swap.triton.compile(source, target=GPUTarget("cuda", capability, 32))
     assert f"sm_{capability}" in made.asm["ptx"] and len(made.asm["cubin"]) > 1000

@@ -61,6 +61,7 @@ class _Recorder:
         self.columns = torch.empty(0)  # of the layout, after those that the cache held before
         self.cache: ref[Cache] | None = None  # of the generation in the trace
         self.records = False  # whether this call is part of it
+        self.all_real = False  # whether each batch element has as many visual tokens
         self.rows: list[tuple[Tensor, Tensor]] = []
         self.caches: WeakSet[Cache] = WeakSet()
         self.seen = 0  # columns so far, of the whole prompt and what came after
@@ -73,6 +74,7 @@ class _Recorder:
             self.layout, self.columns = self.finder.layout, self.finder.layout.columns + before
             self.cache = None if cache is None else ref(cache)
             self.trace.start(self.layout.videos)
+            self.all_real = bool(self.layout.real.all())
         self.records = self.finder.layout is not None or (
             cache is not None and self.cache is not None and self.cache() is cache
         )
@@ -111,10 +113,12 @@ class _Recorder:
             part.expand(-1, times, -1) if shared else part.repeat_interleave(times, 1)
             for part in (columns, there)
         ]
-        visual = attention.gather(2, spread[0]) * spread[1]
+        visual = attention.gather(2, spread[0])
+        if not (generation is None and self.all_real and call.mask is None and gone <= 0):
+            visual = visual * spread[1]
         if not shared and self.heads == "mean":
             visual = visual.mean(1, keepdim=True)
-        self.rows.append((visual.transpose(0, 1), there.any(1)))
+        self.rows.append((visual.transpose(0, 1), there[:, 0] if shared else there.any(1)))
         if len(self.rows) == self.depth:
             self.trace.attention.append(torch.stack([row for row, _ in self.rows]).detach())
             self.trace.attended.append(torch.stack([kept for _, kept in self.rows]))

@@ -79,8 +79,7 @@ def _facts(compression: Compression, model: Any, decoder: Any) -> ModelFacts:
     if selector and reduced and selector.from_layer - (selector.scope == "shared") < max(reduced):
         raise ValueError(
             f"from_layer={selector.from_layer} of {selector!r} must lie above the last layer {max(reduced)} "
-            "of "
-            f"{compression.reducer!r}, so that all its layers have the same tokens"
+            f"of {compression.reducer!r}, so that all its layers have the same tokens"
         )
     flash = has_flat_masks(decoder)
     if selector and selector.scope == "head" and not selector.fixed_budget and flash:
@@ -122,8 +121,7 @@ def _pruned(compression: Compression, depth: int, whole: list[int]) -> list[int]
         allowed = ", ".join(str(number + 1) for number in whole if number < whole[-1])
         raise ValueError(
             f"from_layer={first}: layer {first - 1}, whose attention would be the score, sees only a window "
-            "of the prompt in "
-            f"this model. Choose from_layer from {allowed}"
+            f"of the prompt in this model. Choose from_layer from {allowed}"
         )
     if first > whole[-1]:
         raise ValueError(
@@ -141,7 +139,8 @@ def _reduced(compression: Compression, model: Any, depth: int, whole: list[int])
     layers = sorted(set(reducer.layers(depth)))
     if not layers or layers[0] < 1 or layers[-1] >= depth:
         raise ValueError(
-            f"from_layer={reducer.from_layer}: {reducer!r} asks for layers {layers} of {depth} decoder layers"
+            f"from_layer={reducer.from_layer}: {reducer!r} acts before layers {layers}, which must be from "
+            f"1 to {depth - 1}"
         )
     fed = getattr(adapter_for(model), "layers_fed", lambda config: 0)(model.config)
     windowed = len([number for number in whole if number >= layers[0]]) < depth - layers[0]
@@ -150,8 +149,7 @@ def _reduced(compression: Compression, model: Any, depth: int, whole: list[int])
         why = f"the first {fed} layers get visual tokens of their own" if layers[0] < fed else why
         raise ValueError(
             f"{reducer!r} drops tokens inside the prefill, which this model cannot do at "
-            f"from_layer={layers[0]}: {why}. "
-            "LastQuery makes the same choice as FastV after the prefill"
+            f"from_layer={layers[0]}: {why}. LastQuery makes the same choice as FastV after the prefill"
         )
     if layers[0] and layers[0] - 1 not in whole:
         raise ValueError(

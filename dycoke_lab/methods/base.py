@@ -145,8 +145,7 @@ class Selector(_Pruning, ABC):
         if cls.can_return and cls.scope != "shared":
             raise TypeError(
                 f"{cls.__name__}: tokens can return (can_return=True) only with scope='shared': a layer's "
-                "own attention "
-                "is known when the layer has attended, and inactive tokens have none in it"
+                "own attention is known when the layer has attended, and inactive tokens have none in it"
             )
         cls.first_layer = 1 if cls.scope == "shared" else 0
 

@@ -31,7 +31,7 @@ class Assignment(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where each visual token lies in its video."""
+    """Where each visual token lies. Frames are counted over all videos of a prompt, in order."""
 
     frame: Int[Tensor, "batch visual"]
     row: Int[Tensor, "batch visual"]

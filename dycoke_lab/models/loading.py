@@ -104,6 +104,5 @@ def _what_to_do(name: str, local: bool, error: OSError) -> str:
         f"name={name!r} is no folder here, and the Hugging Face hub did not give it: {reason}. Check the "
         "spelling and, for a gated "
         f"model, `hf auth login`. Without a network: `hf download {name} --local-dir FOLDER` where there is "
-        "one, bring FOLDER here "
-        "and give its path as name"
+        "one, bring FOLDER here and give its path as name"
     )

@@ -50,8 +50,7 @@ def in_order(at: Tensor, grids: Sequence[TokenGrid], ending: int = 0) -> TokenLa
                 f"input_ids holds {at.sum(1).tolist()} video tokens in its samples, which the videos of "
                 "this call, frames x rows x "
                 f"cols {[tuple(grid) for grid in grids]}, do not fill: make text and videos in one call of "
-                "the processor, and "
-                "read the prompt at once (no prefill_chunk_size)"
+                "the processor, and read the prompt at once (no prefill_chunk_size)"
             )
         samples.append(sample)
     if rest:
@@ -73,8 +72,7 @@ def grids_of(inputs: dict[str, Any], merge: int | Tensor) -> list[TokenGrid]:
     if "video_grid_thw" not in inputs:
         raise ValueError(
             "mm_encoder_outputs holds videos whose sizes are not known: they are noted when videos are "
-            "encoded, so give "
-            "pixel_values_videos and video_grid_thw inside the context"
+            "encoded, so give pixel_values_videos and video_grid_thw inside the context"
         )
     thw = inputs["video_grid_thw"]
     merges = merge.tolist() if isinstance(merge, Tensor) else [merge] * len(thw)

@@ -19,8 +19,7 @@ def find_videos(config: Any, inputs: dict[str, Any]) -> TokenLayout | None:
     if compressed is not None and not bool(compressed.all()):
         raise ValueError(
             "video_compression_mask drops tokens of this video before DyCoke could compare its frames: give "
-            "the processor "
-            "videos_kwargs={'use_token_compression': False}"
+            "the processor videos_kwargs={'use_token_compression': False}"
         )
     return in_order(
         inputs["input_ids"] == config.video_token_id, grids_of(inputs, inputs["video_merge_sizes"])

@@ -126,8 +126,7 @@ def check_hooked(owner: Any) -> None:
     if state is None or owner.config._attn_implementation != state.wrapper:
         raise RuntimeError(
             f"the attention implementation was set to {owner.config._attn_implementation!r} inside a "
-            "dycoke_lab "
-            "context: set it before entering"
+            "dycoke_lab context: set it before entering"
         )
 
 

@@ -59,8 +59,7 @@ class InPlaceLayer(DynamicLayer):
         if self.buffer.is_inference() and not torch.is_inference_mode_enabled():
             raise RuntimeError(
                 "this cache was made under torch.inference_mode and is continued outside it: stay in that "
-                "mode, or use "
-                "torch.no_grad from the prompt on"
+                "mode, or use torch.no_grad from the prompt on"
             )
 
     def update(

@@ -81,8 +81,7 @@ class ClosedCache(DynamicCache):
     def update(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError(
             f"{CACHE} was made inside a compression's context that has ended, and lacks the tokens merged "
-            "or evicted there: "
-            "go on inside the context, or start from the prompt again"
+            "or evicted there: go on inside the context, or start from the prompt again"
         )
 
 

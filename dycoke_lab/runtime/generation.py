@@ -149,8 +149,7 @@ class Generation:
         if padding is not None and padding.shape[1] != self.seen:
             raise ValueError(
                 f"attention_mask is {padding.shape[1]} long, but {self.seen} tokens have been read with "
-                "this cache (merged "
-                "ones count): give a mask for all of them, or none"
+                "this cache (merged ones count): give a mask for all of them, or none"
             )
         new = slice(self.layout.length, None)
         if padding is not None and (embeds.shape[1] > 1 or reads_are_free(padding.device)):

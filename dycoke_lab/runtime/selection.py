@@ -292,6 +292,5 @@ def check_choice(chosen: Any, step: Step, selector: Selector) -> None:
     if selector.fixed_budget and not torch.equal(counts, step.budget):
         raise ValueError(
             f"{name} chose {counts.tolist()} tokens, but step.budget is {step.budget.tolist()}: choose as "
-            "many, or set "
-            "fixed_budget = False"
+            "many, or set fixed_budget = False"
         )

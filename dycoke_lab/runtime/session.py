@@ -156,8 +156,7 @@ class Session:
             if self.finder.brings and isinstance(inputs.get("attention_mask"), dict):
                 raise ValueError(
                     "a picture in a later turn is not supported for this model, whose images see all of "
-                    "themselves: give "
-                    "it in the first turn, or start from the whole conversation"
+                    "themselves: give it in the first turn, or start from the whole conversation"
                 )
         return generation.decode(inputs, self.finder.padding, self.finder.brings)
 

@@ -139,8 +139,8 @@ def _reduced(compression: Compression, model: Any, depth: int, whole: list[int])
     layers = sorted(set(reducer.layers(depth)))
     if not layers or layers[0] < 1 or layers[-1] >= depth:
         raise ValueError(
-            f"from_layer={reducer.from_layer}: {reducer!r} acts before layers {layers}, which must be from "
-            f"1 to {depth - 1}"
+            f"from_layer={reducer.from_layer}: {reducer!r} acts before layers {layers}; there are {depth} "
+            f"decoder layers, of which it may act before 1 to {depth - 1}"
         )
     fed = getattr(adapter_for(model), "layers_fed", lambda config: 0)(model.config)
     windowed = len([number for number in whole if number >= layers[0]]) < depth - layers[0]

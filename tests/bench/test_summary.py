@@ -136,3 +136,20 @@ def test_docs_say_what_an_h100_gained():
     assert "{:.1f} times as fast at 32 frames, {:.1f} times at 128".format(*prefills) in page
     saved = 1 - small["step / merge"][0]
     assert f"it was {abs(round(100 * saved))} %" in page
+
+
+@pytest.mark.data
+def test_docs_say_what_the_hardest_case_and_capturing_cost():
+    lines = {line["config"]: line for line in table(BENCH / "capture-32-frames-cpu")}
+    page = " ".join(DOCS.read_text().split())
+    for config, of, told in (
+        ("dycoke K=0.5 P=0.7 every step", "step / truncated", "a step takes {} of one on truncated caches,"),
+        (
+            "dycoke K=0.5 P=0.7 every step",
+            "step / truncated-stock",
+            "and {} of one on truncated caches as stock",
+        ),
+        ("capture", "step / full", "makes a step of the full cache {} times as long as stock's"),
+        ("capture", "step / full-in-place", "and {} times as long as one in place"),
+    ):
+        assert told.format(interval(lines[config][of])) in page

@@ -89,6 +89,7 @@ def test_chosen_frames_are_those_of_a_full_decode(tmp_path, monkeypatch, name, c
     assert len(read_video(path, frames=100).frames) == 60  # at most
 
 
+@pytest.mark.slow
 def test_an_hour_takes_the_memory_of_the_frames_asked_for(tmp_path):
     path = write(tmp_path / "hour.mp4", 3600, rate=1, size=160, gop=60)
     tracemalloc.start()

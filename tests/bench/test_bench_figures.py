@@ -12,6 +12,8 @@ from dycoke_lab.bench.predictions import gain
 from dycoke_lab.bench.summary import table
 from dycoke_lab.viz import bench_figures
 
+pytestmark = pytest.mark.slow  # it measures first
+
 
 @pytest.fixture(autouse=True)
 def _close_figures():

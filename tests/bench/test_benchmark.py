@@ -54,6 +54,7 @@ def test_committed_rows_hold_the_bytes_that_their_shape_says(folder):
             assert (row["bytes"]["held"], row["bytes"]["read"]) == (own.held, own.read), config
 
 
+@pytest.mark.slow
 def test_interrupted_benchmark_continues_and_a_finished_one_stays(measured, monkeypatch):
     found, rows, folder = measured
     path, about = folder / ROWS, folder / "provenance.json"
@@ -99,6 +100,7 @@ def test_job_that_has_no_time_left_is_not_begun(tmp_path):
     assert len(run_benchmark(found, 3, tmp_path, "cpu", "float32", minutes=9.0, progress=False)) == 3
 
 
+@pytest.mark.slow
 def test_log_has_one_line_a_config_without_a_terminal(tmp_path, capsys):
     found = configs("tiny", 4, 1, 2, ["vision", "full", "dycoke"], [0.5], [0.7])
     run_benchmark(found, 1, tmp_path, "cpu", "float32")
@@ -106,6 +108,7 @@ def test_log_has_one_line_a_config_without_a_terminal(tmp_path, capsys):
     assert len(lines) == 3 and lines[2].startswith("4 frames, batch 1, dycoke K=0.5 P=0.7: prefill 0.0")
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_is_a_result_and_more_is_not_tried(tmp_path, monkeypatch):
     def full_is_too_much(model, found, seed=0):
         if any(config.method == "full" and config.batch > 1 for config in found):

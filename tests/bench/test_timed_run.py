@@ -31,6 +31,7 @@ def test_bytes_of_other_methods_are_those_predicted(method):
     assert run.finish()["bytes"]["held"] == work(run.config, 4).held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["full", "full-in-place", "capture", "merge", "truncated", "dycoke", "fastv", "one-shot"]
 )

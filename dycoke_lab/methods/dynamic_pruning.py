@@ -22,8 +22,8 @@ INACTIVE = ("device", "offload", "evict")
 class Reselecting(Selector):
     """Base of methods whose tokens can return.
 
-    reselect_below: a step selects anew only if the cosine between its attention and that of the step before
-        is below this; above 1 it does so at every step.
+    reselect_below: attention has moved if the cosine between a step's scores and those of the step before is
+        below this; above 1 it always has. Only then does `Dynamic` select anew.
     inactive: where inactive tokens' keys and values are: on the "device", in the same buffers as the active
         ones; "offload": in the host's pinned memory, for which the CPU reads each selection; "evict":
         nowhere, so that the first selection stays for good.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from dycoke_lab.bench.configs import BenchmarkConfig
+from dycoke_lab.bench.predictions import gain
 from dycoke_lab.bench.published_tables import gpu_table, speed_table
 from dycoke_lab.bench.roofline import seconds, work
-from dycoke_lab.bench.summary import interval, ratio, summary, table, value
+from dycoke_lab.bench.summary import device_of, interval, ratio, summary, table, value
 from dycoke_lab.results.folders import BENCH, ROOT
 
 DOCS = ROOT / "docs" / "speed-and-memory.md"
@@ -153,3 +154,24 @@ def test_docs_say_what_the_hardest_case_and_capturing_cost():
         ("capture", "step / full-in-place", "and {} times as long as one in place"),
     ):
         assert told.format(interval(lines[config][of])) in page
+
+
+@pytest.mark.data
+def test_docs_say_what_an_h100_does_not_gain():
+    lines = [line for line in table(BENCH / "llava-ov-7b-h100") if "step" in line]
+    named = {(line["frames"], line["batch"], line["new_tokens"], line["config"]): line for line in lines}
+    page = " ".join(DOCS.read_text().split())
+    one = [line for line in lines if (line["frames"], line["batch"], line["new_tokens"]) == (32, 1, 64)]
+    eager = [1e3 * line["least step"] for line in one if not line["config"].endswith("graph")]
+    assert f"the fastest step takes {min(eager):.1f} to {max(eager):.1f} ms" in page
+    slower = [
+        line["least step"] / named[*job, "full-in-place"]["least step"]
+        for (*job, config), line in named.items()
+        if config.endswith("offload")
+    ]
+    assert f"the fastest step {min(slower):.1f} to {max(slower):.1f} times as slow" in page
+    device, element = device_of(BENCH / "llava-ov-7b-h100")
+    predicted = gain("llava-ov-7b", device, 0.7, 0.0, [128], [8], element=element).loc[128, 8]
+    assert f"predicted {100 * predicted:.0f} % less than merging alone" in page
+    full, evicted = named[128, 8, 32, "full"], named[128, 8, 32, "dycoke K=0.7 P=0.7 evict"]
+    assert f"falls from {full['held'] / 1e9:.1f} to {evicted['held'] / 1e9:.1f} GB" in page

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.families import decoder_of
 from helpers.flash import FLASH, register_flash
+from helpers.forced import forced_logits
 from helpers.matrix import FEW_BEFORE_ALL, STEPS, generate, mixed_prompts, together, turn_of
 from helpers.own_methods import (
     AboveThreshold,
@@ -81,14 +82,7 @@ def test_own_methods_follow_the_beams(family, model, prompts, own):
         scores = model.compute_transition_scores(out.sequences, out.scores, out.beam_indices)
         prompt = inputs["input_ids"].shape[1]
         for written, score in zip(out.sequences[:, prompt:], scores, strict=True):
-            again = model.generate(
-                **inputs,
-                **settings,
-                do_sample=False,
-                output_logits=True,
-                prefix_allowed_tokens_fn=lambda _, ids, forced=written: [int(forced[len(ids) - prompt])],
-            )
-            logits = torch.stack(again.logits)[:, 0].double()
+            logits = forced_logits(model, inputs, written)
             expected = logits.log_softmax(-1).gather(1, written[:, None])[:, 0]
             torch.testing.assert_close(score.double(), expected, atol=1e-4, rtol=0)
 

@@ -11,11 +11,14 @@ from helpers.flash import FLASH, register_flash
 from helpers.matrix import FEW_BEFORE_ALL, SETTINGS, generate, mixed_prompts, together
 from helpers.tiny import MERGING, PRUNING, inputs_of, write
 from transformers import AttentionInterface, Lfm2Config
+from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from dycoke_lab import TTM, DyCoke, capture_attention
+from dycoke_lab.bench.model_shapes import SHAPES, TEXT, build_model, random_prompt
 from dycoke_lab.methods import FastV, LastQuery
 from dycoke_lab.runtime.attention_hooks import _CONFIGS
+from dycoke_lab.runtime.generation import Generation
 from dycoke_lab.runtime.session import generation_of
 
 
@@ -145,3 +148,17 @@ def test_an_error_in_a_forward_pass_leaves_nothing_running(tiny):
         from dycoke_lab.runtime.session import current_generation
 
         assert generation_of(tiny, cache) is not None and current_generation(tiny) is None
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_masks_are_cropped_only_in_a_batch_or_under_a_mask(batch, monkeypatch):
+    crop, asked = Generation.crop, []
+    monkeypatch.setattr(Generation, "crop", lambda self, call: asked.append(call.layer) or crop(self, call))
+    model = build_model("tiny")
+    token = torch.full((batch, 1), TEXT)
+    with DyCoke(0.5, 0.5, from_layer=1, reselect_below=2.0)(model), torch.no_grad():
+        cache = DynamicCache(config=model.config.get_text_config())
+        model(**random_prompt("tiny", model, 4, batch), past_key_values=cache)
+        asked.clear()
+        model(input_ids=token, past_key_values=cache)
+    assert asked == ([] if batch == 1 else list(range(1, SHAPES["tiny"].layers)))

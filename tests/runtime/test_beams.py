@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.forced import forced_logits
 from helpers.matrix import SETTINGS, STEPS, generate
 from helpers.tiny import cache_of, inputs_of
 from helpers.vocabulary import ID
@@ -32,14 +33,7 @@ def test_beams_and_several_answers_are_what_a_mask_would_give(family, model, pro
         scores = model.compute_transition_scores(out.sequences, out.scores, beams, normalize_logits=sampled)
         prompt = inputs["input_ids"].shape[1]
         for written, score in zip(out.sequences[:, prompt:], scores, strict=True):
-            again = model.generate(
-                **inputs,
-                **settings,
-                do_sample=False,
-                output_logits=True,
-                prefix_allowed_tokens_fn=lambda _, ids, forced=written: [int(forced[len(ids) - prompt])],
-            )
-            logits = torch.stack(again.logits)[:, 0].double()
+            logits = forced_logits(model, inputs, written)
             if sampled:
                 logits[:, ID["<|end|>"]] = -torch.inf  # by min_new_tokens
                 logits = logits.masked_fill(logits < logits.topk(20).values[:, -1:], -torch.inf)

@@ -42,6 +42,11 @@ class Method:
         """Whether these parameters change nothing, so that the model is left as it is."""
         return False
 
+    @property
+    def shipped(self) -> bool:
+        """Whether it is the library's own: its choices are tested, and not checked again at each step."""
+        return type(self).__module__.startswith("dycoke_lab.")
+
     def __add__(self, other: Method | Compression) -> Compression:
         return Compression.of(self) + other
 

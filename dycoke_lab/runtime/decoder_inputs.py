@@ -143,7 +143,7 @@ def kept(assignment: Assignment) -> Tensor:
 def check_assignment(assignment: Any, method: Any, candidates: Tensor) -> None:
     """Raise ValueError, saying what is wrong, for what a method of one's own may not return. The library's
     own are tested instead, since a GPU would have to be waited for."""
-    if type(method).__module__.startswith("dycoke_lab."):
+    if method.shipped:
         return
     name, shape = type(method).__name__, tuple(candidates.shape)
     if not isinstance(assignment, Assignment) or assignment.into.shape != candidates.shape:

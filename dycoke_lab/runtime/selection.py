@@ -62,9 +62,8 @@ class Selection:
         device."""
         self.columns, self.heads = columns, key_heads if self.selector.scope == "head" else 1
         rows, tokens = columns.retained.nonzero(as_tuple=True)
-        token = columns.column.new_zeros(
-            len(columns.column), columns.length
-        )  # in each column, if there is one
+        # the visual token in each column, if there is one
+        token = columns.column.new_zeros(len(columns.column), columns.length)
         token[rows, columns.column[rows, tokens]] = tokens
         always = torch.ones_like(token, dtype=torch.bool)  # columns that are active in any case
         always[rows, columns.column[rows, tokens]] = False
@@ -102,7 +101,7 @@ class Selection:
         chosen = self.selector.select(step)
         if chosen is None:
             return
-        if not type(self.selector).__module__.startswith("dycoke_lab."):
+        if not self.selector.shipped:
             check_choice(chosen, step, self.selector)
         if self.selector.scope != "shared":
             self.next = chosen  # others may still read this call's layout
@@ -191,9 +190,8 @@ class Selection:
         """Return the same for the pruned layers' keys."""
         assert self.columns is not None and self.active is not None and self.selected is not None
         index, real = self.active
-        at = (
-            index if real is None else index.masked_fill(~real, self.columns.length)
-        )  # fillers may stand there twice
+        # fillers may stand there twice
+        at = index if real is None else index.masked_fill(~real, self.columns.length)
         place = index.new_zeros(len(index), self.columns.length + 1)
         place.scatter_(1, at, torch.arange(index.shape[1], device=index.device).expand_as(index))
         column = place.gather(1, self.columns.column.repeat_interleave(self.heads, 0))

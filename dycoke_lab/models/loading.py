@@ -1,4 +1,4 @@
-"""Models to work with: the embedded specimen, a checkpoint's folder, or one of the Hugging Face hub."""
+"""Models to work with: the embedded specimens, a checkpoint's folder, or one of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -16,15 +16,19 @@ from dycoke_lab.results.folders import DATA
 SPECIMENS = DATA / "specimen"
 
 
-def specimen_seeds() -> list[int]:
-    """Return the seeds of the trained specimens that lie in data/specimen."""
-    return sorted(
-        int(path.parent.name.removeprefix("seed-")) for path in SPECIMENS.glob("seed-*/config.json")
-    )
+def specimen_names() -> list[str]:
+    """Return the names of the trained specimens that lie in data/specimen."""
+    return sorted({path.parents[1].name for path in SPECIMENS.glob("*/seed-*/config.json")})
+
+
+def specimen_seeds(name: str = "constructed") -> list[int]:
+    """Return the seeds of the trained specimens of one name."""
+    found = (SPECIMENS / name).glob("seed-*/config.json")
+    return sorted(int(path.parent.name.removeprefix("seed-")) for path in found)
 
 
 def load_model(
-    name: str = "specimen",
+    name: str = "constructed",
     seed: int = 0,
     dtype: str | torch.dtype = "auto",
     device: str | None = None,
@@ -33,27 +37,28 @@ def load_model(
     """Return a model in evaluation mode and its processor. Only safetensors are read, and no code that comes
     with a checkpoint is run.
 
-    name: "specimen", the folder of a checkpoint, or its name on the Hugging Face hub
-    ("llava-hf/llava-onevision-qwen2-7b-ov-hf"), whose download shows its progress and is kept. seed: which of
-    the trained specimens. dtype: "auto", the checkpoint's own, or torch.bfloat16, "float32", ... device:
-    "cuda", "cpu", ...; None: a GPU if there is one, but the specimen stays on the CPU.
+    name: of a specimen ("constructed", "footage"), the folder of a checkpoint, or its name on the Hugging Face
+    hub ("llava-hf/llava-onevision-qwen2-7b-ov-hf"), whose download shows its progress and is kept. seed: which
+    of the specimens of this name. dtype: "auto", the checkpoint's own, or torch.bfloat16, "float32", ... device:
+    "cuda", "cpu", ...; None: a GPU if there is one, but a specimen stays on the CPU.
     attention: transformers' name of a kernel, "sdpa", "eager", "flash_attention_2"; None: its choice.
 
     Raises FileNotFoundError for what is not there or cannot be downloaded, TypeError for a family that is not
     supported (before its weights are downloaded), ValueError for a dtype, device or kernel that this machine
     has not.
     """
-    folder = SPECIMENS / f"seed-{seed}" if name == "specimen" else Path(name)
-    local = folder.is_dir() or name == "specimen" or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
+    specimen = name in specimen_names()
+    folder = SPECIMENS / name / f"seed-{seed}" if specimen else Path(name)
+    local = folder.is_dir() or specimen or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
     if local and not (folder / "config.json").is_file():
-        known = f'"specimen" (seeds {specimen_seeds()})'
+        known = ", ".join(f'"{known}" (seeds {specimen_seeds(known)})' for known in specimen_names())
         raise FileNotFoundError(
             f"name={name!r}, seed={seed}: {folder} holds no checkpoint. Known: {known}, a folder, or a hub "
             "name"
         )
     place = str(folder) if local else name
     settings: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
-    quiet = name == "specimen" and logging.is_progress_bar_enabled()  # 4 MB need no bar
+    quiet = specimen and logging.is_progress_bar_enabled()  # 4 MB need no bar
     if quiet:
         logging.disable_progress_bar()
     try:
@@ -76,7 +81,7 @@ def load_model(
         if quiet:
             logging.enable_progress_bar()
     if device is None:
-        device = "cuda" if torch.cuda.is_available() and name != "specimen" else "cpu"
+        device = "cuda" if torch.cuda.is_available() and not specimen else "cpu"
     try:
         model.to(device)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:

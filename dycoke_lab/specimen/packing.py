@@ -11,59 +11,61 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dycoke_lab.specimen import language as lang
-from dycoke_lab.specimen.world import ACTORS, CADENCE, COLOUR_NAMES, GRID, Videos
+from dycoke_lab.specimen.specimens import Specimen
+from dycoke_lab.specimen.world import Turn, Videos
 
 
 @dataclass(frozen=True)
 class Packed:
     """ids: (batch, length), the shared prompt, then the questions with their answers. targets: (batch, what
-    follows the prompt), -100 where nothing is asked. positions: (1, length). mask: (1, 1, length, length),
-    additive.
-    describe: the columns of `targets` that hold the description."""
+    follows the prompt), -100 where nothing is asked. positions: (axes, length). mask: (1, 1, length, length),
+    additive. describe: the columns of `targets` that hold the description's words."""
 
     ids: Tensor
     targets: Tensor
     positions: Tensor
     mask: Tensor
-    describe: slice
+    describe: Tensor
 
 
-def pack(videos: Videos, generator: torch.Generator) -> Packed:
-    """Return a prompt with the video, then six questions that do not attend to each other: describe, one
-    about each actor in a random scene, compare."""
-    scenes = videos.scenes
-    asked = torch.randint(scenes, (ACTORS,), generator=generator).tolist()
+def pack(videos: Videos, specimen: Specimen, positions: Tensor, generator: torch.Generator) -> Packed:
+    """Return a prompt with the video, then questions that do not attend to each other: describe, one about
+    each place in a random scene, compare.
+
+    positions: (axes, tokens), position ids of the prompt up to the question.
+    """
+    scenes, world, ids = videos.scenes, specimen.world, specimen.ids
+    asked = torch.randint(scenes, (world.places,), generator=generator).tolist()
     pair = torch.randperm(scenes, generator=generator)
-    c, d = int(pair[0]), int(pair[-1])
+    first, second = int(pair[0]), int(pair[-1])
+    where = int(torch.randint(world.places, (1,), generator=generator))
     rows = []
-    for colours in videos.colour.tolist():
-        shown = [[COLOUR_NAMES[x] for x in scene] for scene in colours]
+    for shown in world.shown(videos):
         turns = [
-            (lang.describe_question(scenes), lang.describe_answer(shown)),
-            *(
-                (lang.actor_question(i, k, scenes), lang.actor_answer(shown, i, k))
-                for i, k in enumerate(asked)
-            ),
-            (lang.compare_question(c, d, scenes), lang.compare_answer(shown, c, d)),
+            world.ask("describe", shown, 0, 0, 0),
+            *(world.ask("actor", shown, scene, 0, place) for place, scene in enumerate(asked)),
+            world.ask("compare", shown, first, second, where),
         ]
-        rows.append(
-            [
-                ([lang.ID[w] for w in (*q.split(), "<|assistant|>")], lang.encode(f"{r} <|end|>"))
-                for q, r in turns
-            ]
-        )
-    shared = [lang.ID["<|user|>"]] + [lang.ID["<video>"]] * (scenes * CADENCE * GRID**2 + 1)
+        rows.append([_encode(turn, specimen) for turn in turns])
+    shared = [ids[word] for word in specimen.family.prompt(world, videos.scene.shape[1])]
     n = len(shared)
-    ids = torch.tensor([[*shared, *(t for q, r in row for t in (*q, *r))] for row in rows])
+    together = torch.tensor([[*shared, *(t for q, r in row for t in (*q, *r))] for row in rows])
     targets = torch.tensor([[t for q, r in row for t in (*[-100] * (len(q) - 1), *r, -100)] for row in rows])
-    length = ids.shape[1]
+    length = together.shape[1]
     mask = torch.full((length, length), -1e4).triu(1)
-    positions, start = torch.arange(length), n
+    after, last = int(positions[:, -1].max()) + 1, int(positions.max())
+    places, start = [positions], n
     for q, r in rows[0]:
-        end = start + len(q) + len(r)
-        mask[start:end, n:start] = -1e4
-        positions[start:end] = torch.arange(n, n + end - start)
-        start = end
-    first = len(rows[0][0][0]) - 1
-    return Packed(ids, targets, positions[None], mask[None, None], slice(first, first + len(rows[0][0][1])))
+        mask[start : start + len(q) + len(r), n:start] = -1e4
+        start += len(q) + len(r)
+        question = torch.arange(after, after + len(q))
+        begins = max(last, int(question[-1])) + 1  # as `generate` counts on from the greatest position
+        both = torch.cat([question, torch.arange(begins, begins + len(r))])
+        places.append(both.expand(len(positions), -1))
+    parts = world.ask("describe", world.shown(videos)[0], 0, 0, 0).parts
+    describe = torch.tensor([word for part in parts for word in part]) + len(rows[0][0][0]) - 1
+    return Packed(together, targets, torch.cat(places, 1), mask[None, None], describe)
+
+
+def _encode(turn: Turn, specimen: Specimen) -> tuple[list[int], list[int]]:
+    return specimen.encode(f"{turn.question} <|assistant|>"), specimen.encode(f"{turn.answer} <|end|>")

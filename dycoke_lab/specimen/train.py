@@ -1,4 +1,4 @@
-"""Train a specimen from random weights: `dycoke-lab specimen train --seed N`.
+"""Train a specimen from random weights: `dycoke-lab specimen train NAME --seed N`.
 
 No visual token is ever merged, dropped or masked: DyCoke is training-free, and the evidence for it must be so
 too.
@@ -12,58 +12,47 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
-from transformers import LlavaOnevisionForConditionalGeneration
 
 from dycoke_lab.results.provenance import provenance
-from dycoke_lab.specimen.build import (
-    build_model,
-    keep_tokens_local,
-    score_without_reading,
-    share_queries_and_keys,
-)
 from dycoke_lab.specimen.export import export
 from dycoke_lab.specimen.packing import pack
+from dycoke_lab.specimen.specimens import Recipe, specimen_named
 from dycoke_lab.specimen.training_attention import register
-from dycoke_lab.specimen.world import ACTORS, make_videos
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a training run; the same settings always draw the same videos."""
+    """Which run; its recipe is the specimen's. The same settings always draw the same videos.
 
+    steps, batch: other numbers than the recipe's, for tests. threads: 0: torch's choice.
+    """
+
+    specimen: str = "constructed"
     seed: int = 0
-    steps: int = 1300
-    batch: int = 16  # videos a step; twice as many in the first stage
-    threads: int = 0  # 0: torch's choice
+    steps: int | None = None
+    batch: int | None = None
+    threads: int = 0
     device: str = "auto"
-    muon_lr: float = 4e-3
-    adam_lr: float = 1.5e-3
-    warmup: int = 100
-    pass_mark: float = 0.9  # running word accuracy at which the curriculum moves on
-    patience: int = 1200  # steps after which it moves on all the same
 
 
-# Numbers of scenes drawn from, stage by stage; the last one favours long videos, which are learned last.
-STAGES: tuple[tuple[int, ...], ...] = ((1,), (2,), (3,), (2, 3, 4, 4, 5, 5))
-
-
-def optimizers(model: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def optimizers(model: torch.nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices inside the two stacks of layers, and AdamW for the rest."""
     inner: list[torch.nn.Parameter] = []
     rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        matrix = parameter.ndim == 2 and ".layers." in name
+        matrix = parameter.ndim == 2 and (".layers." in name or ".blocks." in name)
         (inner if matrix else rest).append(parameter)
-    adam = torch.optim.AdamW(rest, lr=config.adam_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    adam = torch.optim.AdamW(rest, lr=recipe.adam_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     return [
         adam,
-        torch.optim.Muon(inner, lr=config.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.Muon(inner, lr=recipe.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
     ]
 
 
@@ -82,14 +71,16 @@ class Trainer:
         self.device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device
         self.device = "cpu" if self.device == "auto" else self.device
         self.precision = "bfloat16" if self.device != "cpu" or has_bfloat16() else "float32"
+        self.specimen = specimen_named(config.specimen)
+        self.recipe = self.specimen.recipe
+        self.steps = self.recipe.steps if config.steps is None else config.steps
         torch.manual_seed(config.seed)
-        self.model = build_model()
-        share_queries_and_keys(self.model)
-        keep_tokens_local(self.model)
-        score_without_reading(self.model)
-        self.model.to(device=self.device)  # type: ignore[call-overload,arg-type,call-arg]
+        self.model = self.specimen.build()
+        if self.specimen.restrict:
+            self.specimen.restrict(self.model)
+        self.model.to(device=self.device)
         self.model.set_attn_implementation(register())
-        self.optimizers = optimizers(self.model, config)
+        self.optimizers = optimizers(self.model, self.recipe)
         self.rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self.step, self.stage, self.since, self.words, self.seconds = 0, 0, 0, 0.0, 0.0
         self.began = provenance()  # the code may be another by the time the run ends
@@ -97,13 +88,14 @@ class Trainer:
         if (folder / "checkpoint.pt").exists():
             self._load()
 
-    def run(self, progress: bool = True) -> LlavaOnevisionForConditionalGeneration:
+    def run(self, progress: bool = True) -> Any:
         """Train to the end. After Ctrl-C or a kill, the next run continues from the last checkpoint."""
         bar = tqdm(
-            total=self.config.steps, initial=self.step, desc=f"seed {self.config.seed}", disable=not progress
-        )
+            total=self.steps, initial=self.step, desc=f"{self.specimen.name} {self.config.seed}",
+            disable=not progress,
+        )  # fmt: skip
         try:
-            while self.step < self.config.steps:
+            while self.step < self.steps:
                 start = time.monotonic()
                 record = self._train_step()
                 self.seconds += time.monotonic() - start
@@ -122,24 +114,30 @@ class Trainer:
         return self.model
 
     def _train_step(self) -> dict[str, float]:
-        config = self.config
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + self.step)
-        choices = STAGES[self.stage]
-        scenes = choices[int(torch.randint(len(choices), (1,), generator=generator))]
-        videos = make_videos(config.batch * (2 if self.stage == 0 else 1), scenes, generator)
-        packed = pack(videos, generator)
+        recipe, stage = self.recipe, self.recipe.stages[self.stage]
+        world, family = self.specimen.world, self.specimen.family
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
+        scenes = stage.scenes[int(torch.randint(len(stage.scenes), (1,), generator=generator))]
+        cadence = {} if stage.cadence is None else {"cadence": stage.cadence}
+        videos = world.draw(self.config.batch or stage.batch, scenes, generator, **cadence)
+        before = family.positions(self.model, world, videos.scene.shape[1])
+        packed = pack(videos, self.specimen, before, generator)
         targets = packed.targets.to(self.device)
-        decay = 0.5 + 0.5 * math.cos(math.pi * self.step / config.steps)
+        decay = 0.5 + 0.5 * math.cos(math.pi * self.step / self.steps)
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * (min(1, (self.step + 1) / config.warmup) * decay + 0.01)
+            optimizer.param_groups[0]["lr"] = rate * (min(1, (self.step + 1) / recipe.warmup) * decay + 0.01)
+        inputs = {name: part.to(self.device) for name, part in family.inputs(world, videos.pixels).items()}
+        positions = packed.positions.to(self.device)
+        if len(positions) > 1:  # axes, batch, length
+            positions = positions[:, None].expand(-1, len(videos), -1)
         with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
             logits = self.model(
                 input_ids=packed.ids.to(self.device),
-                pixel_values_videos=videos.pixels.to(self.device) * 2 - 1,
                 attention_mask=packed.mask.to(self.device),
-                position_ids=packed.positions.to(self.device),
+                position_ids=positions,
                 logits_to_keep=targets.shape[1],
                 use_cache=False,
+                **inputs,
             ).logits.float()
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
         loss.backward()
@@ -147,22 +145,20 @@ class Trainer:
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        right = (logits.argmax(-1) == targets)[:, packed.describe].view(len(videos), scenes, ACTORS + 1)[
-            ..., :ACTORS
-        ]
-        words = right.float().mean().item()
+        words = (logits.argmax(-1) == targets)[:, packed.describe].float().mean().item()
         self.words = words if self.since == 0 else 0.95 * self.words + 0.05 * words
         self.since += 1
         self.step += 1
         record = {
             "step": self.step,
+            "stage": self.stage,
             "scenes": scenes,
-            "loss": loss.item(),
-            "words": words,
-            "running": self.words,
+            "loss": round(loss.item(), 4),
+            "words": round(words, 4),
+            "running": round(self.words, 4),
         }
-        moved_on = (self.words > config.pass_mark and self.since > 60) or self.since > config.patience
-        if moved_on and self.stage < len(STAGES) - 1:
+        moved_on = (self.words > stage.pass_mark and self.since > 60) or self.since > recipe.patience
+        if moved_on and self.stage < len(recipe.stages) - 1:
             self.stage, self.since = self.stage + 1, 0
         return record
 
@@ -209,6 +205,9 @@ def train_and_export(config: TrainConfig, folder: Path, checkpoint: Path) -> flo
     minutes = round(trainer.seconds / 60, 1)
     checkpoint.mkdir(parents=True, exist_ok=True)
     (checkpoint / "log.jsonl").write_text((folder / "log.jsonl").read_text())
-    about = {"began": trainer.began, "config": asdict(config), "precision": trainer.precision}
-    export(model, checkpoint, about | {"minutes": minutes})
+    about = {
+        "began": trainer.began, "config": asdict(config), "recipe": asdict(trainer.recipe),
+        "precision": trainer.precision, "minutes": minutes,
+    }  # fmt: skip
+    export(model, checkpoint, about, trainer.specimen)
     return minutes

@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 NAME = "dycoke_lab_training"
+CHUNK = 80  # queries at a time
 
 
 def attend(
@@ -27,22 +28,28 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attend as transformers' attention functions do.
 
-    query: (batch, heads, length, dim). key, value: (batch, kv_heads, length, dim). attention_mask: additive,
-    the same for the whole batch; or None.
+    query: (batch, heads, length, dim). key, value: (batch, kv_heads, length, dim). attention_mask: additive
+    and causal, the same for the whole batch; or None.
     """
     batch, heads, length, dim = query.shape
-    kv_heads = key.shape[1]
+    kv_heads, groups = key.shape[1], heads // key.shape[1]
     with torch.autocast(query.device.type, enabled=False):
         query, key = query.to(value.dtype), key.to(value.dtype)
-        rows = query.reshape(batch * kv_heads, -1, dim)  # the queries of a key head, one below the other
-        columns = key.flatten(0, 1).transpose(1, 2)
+        rows = query.reshape(batch * kv_heads, groups, length, dim)  # the queries of each key head
+        columns, values = key.flatten(0, 1).transpose(1, 2), value.flatten(0, 1)
         if attention_mask is None:
-            scores = rows @ columns * scaling
-        else:
-            mask = attention_mask[0].to(value.dtype).repeat(1, heads // kv_heads, 1)
-            scores = torch.baddbmm(mask, rows, columns, alpha=scaling)
-        out = scores.softmax(-1) @ value.flatten(0, 1)
-    return out.view(batch, heads, length, dim).transpose(1, 2).contiguous(), None
+            scores = rows.flatten(1, 2) @ columns * scaling
+            out = (scores.softmax(-1) @ values).view(batch, heads, length, dim)
+            return out.transpose(1, 2).contiguous(), None
+        mask, parts = attention_mask[0, 0].to(value.dtype), []
+        for start in range(0, length, CHUNK):  # a causal mask: later columns need not be computed
+            end = min(length, start + CHUNK)
+            some = rows[:, :, start:end].reshape(len(rows), -1, dim)
+            hidden = mask[start:end, :end].repeat(groups, 1)
+            scores = torch.baddbmm(hidden, some, columns[:, :, :end], alpha=scaling)
+            parts.append((scores.softmax(-1) @ values[:, :end]).view(len(rows), groups, -1, dim))
+        out = torch.cat(parts, 2).reshape(batch, heads, length, dim)
+    return out.transpose(1, 2).contiguous(), None
 
 
 def register() -> str:

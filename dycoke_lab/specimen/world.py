@@ -1,119 +1,110 @@
-"""The synthetic videos that the specimen is asked about, with the truth of every frame.
-
-A video is a sequence of scenes, each about four frames long; the frame at which one ends is jittered. A noisy
-background stays the same for the whole video. Four actors stand in it, one in each quarter of the picture,
-and move by a pixel or two in every frame; with every scene each of them takes on a new colour and a new
-shape. Frames have 32 x 32 pixels; in the model a frame is 4 x 4 visual tokens of 8 x 8 pixels, and an actor
-fills one.
-
-The world was chosen so that there is something to see: every word of the answer needs another place of the
-video, and nothing but the video says what it is.
-"""
+"""What a world of synthetic videos is: how they are drawn, what can be asked about them, and the words for it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-SIZE = 32  # pixels a side
-GRID = 4  # visual tokens a side
-CELL = SIZE // GRID  # pixels a side of a visual token
-ACTORS = 4  # one a quarter, in reading order
-SPRITE = 6  # pixels a side of an actor
-CADENCE = 4  # frames a scene, before jitter
-JITTER = 1  # frames by which a scene may begin earlier or later
-SCENES = (2, 3, 4, 5)  # numbers of scenes a video may have
-
-COLOURS = {
-    "red": (1.0, 0.1, 0.1),
-    "green": (0.1, 0.8, 0.1),
-    "blue": (0.2, 0.3, 1.0),
-    "yellow": (1.0, 0.9, 0.1),
-    "magenta": (0.9, 0.2, 0.9),
-    "cyan": (0.1, 0.9, 0.9),
-}
-COLOUR_NAMES = tuple(COLOURS)
-SHAPES = (
-    ("######",) * 6,
-    ("..##..",) * 2 + ("######",) * 2 + ("..##..",) * 2,
-    ("######", "#....#", "#....#", "#....#", "#....#", "######"),
-    tuple("#" * (n + 1) + "." * (5 - n) for n in range(6)),
-)
+QUESTIONS = ("describe", "actor", "compare")  # long; one place in one scene; two scenes
+SPLITS = ("train", "validation", "test")
+Scene = list[str]  # the names of what stands at its places, in order
+NOWHERE = (-1, -1)  # a word that names nothing
 
 
 @dataclass(frozen=True)
 class Videos:
-    """A batch of videos that have the same number of scenes, with their truth.
+    """A batch of videos that have the same number of scenes.
 
-    pixels: (videos, frames, 3, 32, 32), 0 to 1. colour: (videos, scenes, 4), indices into COLOUR_NAMES of
-    the actors top left, top right, bottom left, bottom right. scene: (videos, frames), which scene each frame
-    shows. actor: (videos, frames, 16), which actor a visual token shows, -1 for none.
+    pixels: (videos, frames, 3, height, width), 0 to 1. label: (videos, scenes, places), what stands at each
+    place, indices into the world's things. scene: (videos, frames), which scene each frame shows. actor:
+    (videos, frames, tokens), the place whose thing a visual token shows, -1 for none. motion: (videos,), of
+    the camera, an index into the world's motions.
     """
 
     pixels: Tensor
-    colour: Tensor
+    label: Tensor
     scene: Tensor
     actor: Tensor
+    motion: Tensor
 
     @property
     def scenes(self) -> int:
-        return self.colour.shape[1]
+        return self.label.shape[1]
 
     def __len__(self) -> int:
         return self.pixels.shape[0]
 
-    def __getitem__(self, index: slice | Tensor) -> Videos:
-        return Videos(self.pixels[index], self.colour[index], self.scene[index], self.actor[index])
+
+@dataclass(frozen=True)
+class Turn:
+    """A question with its right answer.
+
+    named: (scene, place) that each word of the answer names, NOWHERE for none, without the end token. parts:
+    which words count, grouped by position in the answer.
+    """
+
+    question: str
+    answer: str
+    named: list[tuple[int, int]]
+    parts: list[list[int]]
 
 
-def make_videos(count: int, scenes: int, generator: torch.Generator) -> Videos:
-    """Draw `count` videos of `scenes` scenes (4 * scenes frames). The generator's state decides
-    everything."""
-    if count < 1 or scenes < 1:
-        raise ValueError(f"count={count} and scenes={scenes} must both be at least 1")
+@dataclass(frozen=True)
+class World:
+    """A kind of synthetic videos.
 
-    def integers(low: int, high: int, *shape: int) -> Tensor:
-        return torch.randint(low, high, shape, generator=generator)
+    size: pixels a side. grid: visual tokens a side. places: where a thing can stand in a scene. things: their
+    names. cadence: frames a scene, before jitter. scenes: numbers of scenes that a video may have. words: all
+    that questions and answers consist of. draw(count, scenes, generator, split, motion, cadence): videos.
+    ask(question, shown, first, second, place): a turn about the scenes `shown`.
+    """
 
-    frames = scenes * CADENCE
-    start = torch.arange(scenes) * CADENCE + integers(-JITTER, JITTER + 1, count, scenes)
+    name: str
+    size: int
+    grid: int
+    places: int
+    things: tuple[str, ...]
+    cadence: int
+    scenes: tuple[int, ...]
+    motions: tuple[str, ...]
+    words: tuple[str, ...]
+    draw: Callable[..., Videos]
+    ask: Callable[[str, list[Scene], int, int, int], Turn]
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of a frame."""
+        return self.grid**2
+
+    def shown(self, videos: Videos) -> list[list[Scene]]:
+        """Return the names of what each video shows, scene by scene."""
+        return [[[self.things[x] for x in scene] for scene in video] for video in videos.label.tolist()]
+
+
+def integers(generator: torch.Generator, low: int, high: int, *shape: int) -> Tensor:
+    return torch.randint(low, high, shape, generator=generator)
+
+
+def cuts(
+    count: int, scenes: int, cadence: int, jitter: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return the frame with which each scene begins, (count, scenes), and the scene of each frame."""
+    start = torch.arange(scenes) * cadence + integers(generator, -jitter, jitter + 1, count, scenes)
     start[:, 0] = 0
-    scene = (torch.arange(frames)[None, :, None] >= start[:, None, 1:]).sum(-1)
-    colour = integers(0, len(COLOURS), count, scenes, ACTORS)
-    shape = integers(0, len(SHAPES), count, scenes, ACTORS)
+    frames = torch.arange(scenes * cadence)
+    return start, (frames[None, :, None] >= start[:, None, 1:]).sum(-1)
 
-    quarter = torch.tensor([[0, 0], [0, 2], [2, 0], [2, 2]])
-    stand = quarter + integers(0, 2, count, ACTORS, 2)  # row and column of the visual token
-    free = CELL - SPRITE + 1  # places along a side; an actor never returns to one within two frames
-    moves = integers(0, free**2, count, 1, ACTORS) + integers(
-        1, free**2 // 2 + 1, count, frames, ACTORS
-    ).cumsum(1)
-    walk = moves % free**2
-    corner = (stand * CELL)[:, None] + torch.stack([walk // free, walk % free], -1)
-    offset = torch.arange(SPRITE)
-    index = (corner[..., 0, None, None] + offset[:, None]) * SIZE + corner[..., 1, None, None] + offset
-    index = index.flatten(2)  # pixel numbers, (videos, frames, actors * 36)
 
-    def per_frame(x: Tensor) -> Tensor:
-        return x.gather(1, scene[..., None].expand(-1, -1, ACTORS))
-
-    sprites = torch.tensor([[[c == "#" for c in row] for row in rows] for rows in SHAPES]).float()
-    mask = torch.zeros(count, frames, SIZE * SIZE).scatter_(2, index, sprites[per_frame(shape)].flatten(2))
-    paint = torch.tensor(list(COLOURS.values()))[per_frame(colour)]  # (videos, frames, actors, 3)
-    paint = paint.repeat_interleave(SPRITE**2, 2)
-    image = torch.zeros(count, frames, SIZE * SIZE, 3).scatter_(
-        2, index[..., None].expand(-1, -1, -1, 3), paint
-    )
-    image = image.view(count, frames, SIZE, SIZE, 3).permute(0, 1, 4, 2, 3)
-
-    back = torch.rand(count, 1, 3, 8, 8, generator=generator) * 0.5
-    back = back.repeat_interleave(SIZE // 8, 3).repeat_interleave(SIZE // 8, 4)
-    pixels = back + 0.015 * torch.randn(count, frames, 3, SIZE, SIZE, generator=generator)
-    pixels = torch.lerp(pixels, image, mask.view(count, frames, 1, SIZE, SIZE)).clamp_(0, 1)
-
-    numbers = torch.arange(ACTORS).expand(count, -1)
-    actor = torch.full((count, GRID**2), -1).scatter_(1, stand[..., 0] * GRID + stand[..., 1], numbers)
-    actor = actor[:, None].expand(-1, frames, -1)
-    return Videos(pixels, colour, scene, actor)
+def listed(shown: list[Scene], scenes: list[int]) -> Turn:
+    """Return the answer that lists what these scenes show, with commas between; a part is a scene."""
+    places = range(len(shown[0]))
+    named: list[tuple[int, int]] = []
+    parts = []
+    for scene in scenes:
+        named += [NOWHERE] if named else []
+        parts.append([len(named) + place for place in places])
+        named += [(scene, place) for place in places]
+    return Turn("", " , ".join(" ".join(shown[scene]) for scene in scenes), named, parts)

@@ -1,40 +1,23 @@
-"""The specimen's architecture: a stock LlavaOnevisionForConditionalGeneration, tiny."""
+"""What is constructed about the constructed specimen's model: a stock LLaVA-OneVision, trained under three
+restrictions."""
 
 from __future__ import annotations
 
-import torch
-from transformers import (
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    Qwen2Config,
-    SiglipVisionConfig,
-)
+from typing import Any
 
-from dycoke_lab.specimen.language import ID
-from dycoke_lab.specimen.world import GRID, SIZE
+import torch
 
 SHARED_FROM = 2  # the decoder layers from this index on are trained with the same query and key weights
 
 
-def build_model(width: int = 128, layers: int = 6) -> LlavaOnevisionForConditionalGeneration:
-    """Return a model of about 1.0 M parameters, random weights from torch's current seed."""
-    vision = SiglipVisionConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        image_size=SIZE, patch_size=SIZE // GRID // 2, vision_use_head=False,
-    )  # fmt: skip
-    text = Qwen2Config(
-        vocab_size=len(ID), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=True,
-        pad_token_id=ID["<pad>"], bos_token_id=None, eos_token_id=ID["<|end|>"],
-    )  # fmt: skip
-    config = LlavaOnevisionConfig(  # type: ignore[call-arg]
-        vision_config=vision, text_config=text, image_token_id=ID["<image>"], video_token_id=ID["<video>"],
-        vision_feature_layer=-1, vision_feature_select_strategy="full", tie_word_embeddings=True,
-    )  # fmt: skip
-    return LlavaOnevisionForConditionalGeneration(config)
+def restrict(model: Any) -> None:
+    """Switch on all three for training."""
+    share_queries_and_keys(model)
+    keep_tokens_local(model)
+    score_without_reading(model)
 
 
-def share_queries_and_keys(model: LlavaOnevisionForConditionalGeneration) -> None:
+def share_queries_and_keys(model: Any) -> None:
     """Give the decoder layers from SHARED_FROM on one set of query and key weights (and the norm before
     them), as ALBERT (arXiv 1909.11942) shares whole layers. The export writes them out for each layer.
 
@@ -50,7 +33,7 @@ def share_queries_and_keys(model: LlavaOnevisionForConditionalGeneration) -> Non
 
 
 @torch.no_grad()
-def keep_tokens_local(model: LlavaOnevisionForConditionalGeneration) -> None:
+def keep_tokens_local(model: Any) -> None:
     """Freeze the vision tower's attention at zero, so that a visual token shows its own place of a frame
     only.
 
@@ -65,7 +48,7 @@ def keep_tokens_local(model: LlavaOnevisionForConditionalGeneration) -> None:
 
 
 @torch.no_grad()
-def score_without_reading(model: LlavaOnevisionForConditionalGeneration) -> None:
+def score_without_reading(model: Any) -> None:
     """Freeze what attention adds to the hidden states at zero in layer SHARED_FROM: it attends where the
     layers above attend, and reads nothing. Its attention gives DyCoke its scores at the paper's L=3.
 

@@ -96,7 +96,9 @@ def _template(placeholder: str) -> str:
     return (
         "{% for message in messages %}{{ '<|' + message['role'] + '|>' }} "
         "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-        "{% for part in message['content'] if part['type'] == 'video' %}{{ '" + placeholder + " ' }}{% endfor %}"
+        "{% for part in message['content'] if part['type'] == 'video' %}{{ '"
+        + placeholder
+        + " ' }}{% endfor %}"
         "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
         "{% endif %} {% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
     )

@@ -81,5 +81,3 @@ def make_task(
     answer = torch.tensor([kind.encode(f"{turn.answer} <|end|>") for turn in turns])
     named = torch.tensor([[*turn.named, NOWHERE] for turn in turns])
     return Task(kind, question, videos, ids, answer, named[..., 0], named[..., 1], turns[0].parts)
-
-

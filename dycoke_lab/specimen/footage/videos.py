@@ -63,7 +63,11 @@ def make_videos(
     since = torch.arange(frames) - start.gather(1, scene)  # frames since the cut
     mid = (length.gather(1, scene) - 1) / 2
 
-    kind = integers(generator, 0, len(MOTIONS), count) if motion is None else torch.full((count,), MOTIONS.index(motion))
+    kind = (
+        integers(generator, 0, len(MOTIONS), count)
+        if motion is None
+        else torch.full((count,), MOTIONS.index(motion))
+    )
     angle = uniform(0, 2 * math.pi, count, scenes)
     speed = torch.tensor([PAN[name] for name in MOTIONS])[kind]
     velocity = (torch.stack([angle.sin(), angle.cos()], -1) * speed[:, None, None]).float()

@@ -1,0 +1,116 @@
+"""One prefill from which several generations start, each with a selector of its own.
+
+A selector acts when the prompt has been read, so that generations that differ in nothing else can share what
+is most of their cost. What a selector may look at in the prefill, the last queries of each layer, is kept;
+each start gets a copy of the cache.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from dycoke_lab.methods.base import Compression, Method
+from dycoke_lab.models import decoder_of
+from dycoke_lab.runtime.attention_hooks import Call, hooked, self_attentions
+from dycoke_lab.runtime.compat import CACHE
+from dycoke_lab.runtime.generation import Generation
+from dycoke_lab.runtime.session import active_session
+
+WINDOW = 64  # last queries that are kept of each layer
+
+
+class SharedPrefill:
+    """A prompt, read once under `merging`. logits: (batch, vocabulary), for the first token of the answer.
+
+    inputs: what the model is given, with a video and without padding. Raises ValueError if `merging` has more
+    than a merger, and what a compression raises.
+    """
+
+    def __init__(self, model: Any, inputs: dict[str, Any], merging: Compression | None = None) -> None:
+        merging = merging or Compression()
+        if merging.reducer or merging.selector:
+            raise ValueError(f"merging={merging!r} must have a merger only: the rest is chosen at each start")
+        mask = inputs.get("attention_mask")
+        if mask is not None and not bool(mask.all()):
+            raise ValueError("attention_mask has padding: give prompts of one length")
+        self.model, self.merging = model, merging
+        self.calls: dict[int, Call] = {}
+        decoder = decoder_of(model)
+        modules = self_attentions(decoder)
+        rope = model.model.__dict__.get("rope_deltas")
+        with (
+            torch.inference_mode(),
+            merging(model),
+            hooked(decoder, modules, observers=dict.fromkeys(modules, self._note)),
+        ):
+            out = model(**inputs, use_cache=True, logits_to_keep=1)
+            session = active_session(model)
+            assert session is not None
+            cache = getattr(out, CACHE)
+            self.generation: Generation | None = session.generations.get(cache)
+            self.layers = [(layer.keys, layer.values) for layer in cache.layers]
+            self.rope = model.model.__dict__.get("rope_deltas", rope)
+        if self.generation is None:
+            raise ValueError("inputs holds no video: make it with dycoke_lab.video.prompt")
+        self.logits = out.logits[:, -1]
+
+    def _note(self, call: Call) -> None:
+        mask = call.mask if call.mask is None or call.mask.ndim == 2 else call.mask[:, :, -WINDOW:]
+        self.calls[call.layer] = call._replace(query=call.query[:, :, -WINDOW:].clone(), mask=mask)
+
+    @contextmanager
+    def start(self, selector: Method | None = None) -> Iterator[DynamicCache]:
+        """Yield a cache to go on with, inside a context in which its generation follows this selector."""
+        part = Compression() if selector is None else Compression.of(selector)
+        with torch.inference_mode(), (self.merging + part)(self.model):
+            session, before = active_session(self.model), self.generation
+            assert session is not None and before is not None
+            cache = DynamicCache()
+            cache.layers = [_layer(keys, values) for keys, values in self.layers]
+            generation = Generation(session.compression, before.layout, session.facts)
+            generation.columns, generation.lacks_tokens = before.columns, before.lacks_tokens
+            generation.cache = ref(cache)
+            generation.positions = copy.deepcopy(before.positions)
+            for call in self.calls.values():
+                generation.observe(call)
+            generation.finish_prefill(cache)
+            session.generations[cache] = generation
+            if self.rope is not None:
+                self.model.model.rope_deltas = self.rope
+            yield cache
+
+    def greedy(self, selector: Method | None, steps: int, observers: Any = None) -> Tensor:
+        """Return the tokens that greedy decoding writes, (batch, steps): what `generate` would, without
+        stopping at an end token. observers: a context to enter meanwhile."""
+        return self._decode(selector, steps, None, observers)[0]
+
+    def forced(self, selector: Method | None, answer: Tensor, observers: Any = None) -> Tensor:
+        """Return the logits before each token of a given answer, (batch, tokens, vocabulary)."""
+        return self._decode(selector, answer.shape[1], answer, observers)[1]
+
+    def _decode(
+        self, selector: Method | None, steps: int, answer: Tensor | None, observers: Any
+    ) -> tuple[Tensor, Tensor]:
+        tokens, logits = [], [self.logits]
+        with self.start(selector) as cache, observers or nullcontext():
+            for step in range(steps):
+                tokens.append(logits[-1].argmax(-1) if answer is None else answer[:, step])
+                if step + 1 < steps:
+                    out = self.model(input_ids=tokens[-1][:, None], use_cache=True, **{CACHE: cache})
+                    logits.append(out.logits[:, -1])
+        return torch.stack(tokens, 1), torch.stack(logits, 1)
+
+
+def _layer(keys: Tensor, values: Tensor) -> DynamicLayer:
+    layer = DynamicLayer()
+    layer.lazy_initialization(keys, values)
+    layer.keys, layer.values = keys.clone(), values.clone()
+    return layer

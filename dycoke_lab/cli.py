@@ -71,7 +71,7 @@ def _add_run(commands: Any) -> None:
     run = commands.add_parser("run", help="ask one question about one video")
     run.add_argument("video", help="a file (mp4, webm, gif, ...) or a folder of pictures")
     run.add_argument("question", help='for the specimen, for example "describe the four scenes"')
-    _add(run, "model", "specimen", 'name on the hub, folder of a checkpoint, or "specimen"')
+    _add(run, "model", "constructed", "name of a specimen, folder of a checkpoint, or name on the hub")
     _add(run, "merge-ratio", DEFAULTS.merge_ratio, "K, the share of tokens that merging removes")
     _add(run, "prune-ratio", DEFAULTS.prune_ratio, "P, the share of the others that is inactive at a step")
     layer = f"L, the first pruned layer (default: {DEFAULTS.from_layer}, or the next one possible)"
@@ -234,12 +234,13 @@ def _summary(options: argparse.Namespace) -> None:
 
 
 def _add_specimen(commands: Any) -> None:
-    about = "the tiny trained video LLM: train, evaluate, clips"
+    about = "the tiny trained video LLMs: train, evaluate, clips"
     specimen = commands.add_parser("specimen", help=about)
     parts = specimen.add_subparsers(required=True, title="commands", metavar="COMMAND")
     train = parts.add_parser("train", help="train one from random weights; continues after an interruption")
+    train.add_argument("name", help="constructed, footage, footage-qwen2.5-vl")
     _add(train, "seed", None, "decides weights and videos", type=int, required=True)
-    _add(train, "out", None, "folder (default: runs/specimen-SEED; its model into data/specimen)", type=Path)
+    _add(train, "out", None, "folder (default: runs/NAME-SEED; its model into data/specimen)", type=Path)
     _add(train, "threads", None, THREADS, type=_at_least(1))
     train.set_defaults(do=_train, saved="The last checkpoint is saved; the same command continues.")
     evaluate = parts.add_parser("evaluate", help="print accuracy with the full cache as JSON")
@@ -250,12 +251,14 @@ def _add_specimen(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from dycoke_lab.models.loading import SPECIMENS
+    from dycoke_lab.specimen.specimens import specimen_named
     from dycoke_lab.specimen.train import TrainConfig, train_and_export
 
-    out = options.out or Path("runs") / f"specimen-{options.seed}"
-    checkpoint = options.out / "export" if options.out else SPECIMENS / f"seed-{options.seed}"
-    minutes = train_and_export(TrainConfig(seed=options.seed, threads=options.threads or 0), out, checkpoint)
+    specimen = specimen_named(options.name)
+    out = options.out or Path("runs") / f"{options.name}-{options.seed}"
+    checkpoint = options.out / "export" if options.out else specimen.folder(options.seed)
+    config = TrainConfig(options.name, options.seed, threads=options.threads or 0)
+    minutes = train_and_export(config, out, checkpoint)
     print(f"trained in {minutes:.0f} minutes; checkpoint in {checkpoint}")
 
 

@@ -37,10 +37,10 @@ def load_model(
     """Return a model in evaluation mode and its processor. Only safetensors are read, and no code that comes
     with a checkpoint is run.
 
-    name: of a specimen ("constructed", "footage"), the folder of a checkpoint, or its name on the Hugging Face
-    hub ("llava-hf/llava-onevision-qwen2-7b-ov-hf"), whose download shows its progress and is kept. seed: which
-    of the specimens of this name. dtype: "auto", the checkpoint's own, or torch.bfloat16, "float32", ... device:
-    "cuda", "cpu", ...; None: a GPU if there is one, but a specimen stays on the CPU.
+    name: of a specimen ("constructed", "footage"), the folder of a checkpoint, or its name on the Hugging
+    Face hub ("llava-hf/llava-onevision-qwen2-7b-ov-hf"), whose download shows its progress and is kept. seed:
+    which of the specimens of this name. dtype: "auto", the checkpoint's own, or torch.bfloat16, "float32",
+    ... device: "cuda", "cpu", ...; None: a GPU if there is one, but a specimen stays on the CPU.
     attention: transformers' name of a kernel, "sdpa", "eager", "flash_attention_2"; None: its choice.
 
     Raises FileNotFoundError for what is not there or cannot be downloaded, TypeError for a family that is not

@@ -1,4 +1,4 @@
-"""What a world of synthetic videos is: how they are drawn, what can be asked about them, and the words for it."""
+"""What a world of synthetic videos is: how they are drawn, what is asked about them, and in which words."""
 
 from __future__ import annotations
 

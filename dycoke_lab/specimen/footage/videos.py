@@ -3,9 +3,10 @@ frame.
 
 A video is a sequence of scenes, each about four frames long. A scene shows a part of a photograph with three
 handwritten digits on it: one at the left, one in the middle, one at the right. The camera stands still, pans
-slowly or fast, or is held in a hand; what is written moves with the photograph, and drifts a little by itself.
-Some digits appear when the scene has begun, some leave before it ends, some are cut off by the frame's edge.
-Nothing is on the grid of tokens. Frames have 60 x 60 pixels; in the model a frame is 6 x 6 visual tokens.
+slowly or fast, or is held in a hand; what is written moves with the photograph, and drifts a little by
+itself. Some digits appear when the scene has begun, some leave before it ends, some are cut off by the
+frame's edge. Nothing is on the grid of tokens. Frames have 60 x 60 pixels; in the model a frame is 6 x 6
+visual tokens.
 
 The digits are scans of real handwriting (scikit-learn's `load_digits`: 1,797 scans of 8 x 8, UCI ML). Videos
 for training, validation and tests show scans that the two others never show. The photographs are
@@ -44,8 +45,8 @@ def make_videos(
     """Draw `count` videos of `scenes` scenes (cadence * scenes frames). The generator's state decides
     everything.
 
-    split: whose scans are shown. motion: of the camera, one of MOTIONS; None: each video has its own. cadence:
-    frames a scene; scenes=1, cadence=1 draws stills.
+    split: whose scans are shown. motion: of the camera, one of MOTIONS; None: each video has its own.
+    cadence: frames a scene; scenes=1, cadence=1 draws stills.
     """
     if count < 1 or scenes < 1:
         raise ValueError(f"count={count} and scenes={scenes} must both be at least 1")

@@ -1,15 +1,16 @@
-"""Grids of settings on the specimens: each is stock `generate` under one setting, each result a tidy row.
+"""Grids of settings on the specimens: greedy decoding under each setting, each result a row.
 
-A grid has a folder of its own. Its rows are appended setting by setting, so that an interrupted run continues
-where it stopped; provenance.json says how it was made.
+Settings that differ in the selector alone share their prefill (`runtime/shared_prefill.py`), which is most of
+the cost. A grid has a folder of its own. Its rows are appended batch by batch, so that an interrupted run
+continues where it stopped; provenance.json says how it was made.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ import torch
 from tqdm.auto import tqdm
 
 from dycoke_lab.attention.capture import capture_attention
-from dycoke_lab.methods import METHODS, Compression, Dynamic, Merger, VideoTokens, compose
-from dycoke_lab.models.loading import load_model, specimen_seeds
+from dycoke_lab.methods import METHODS, Compression, Dynamic, Merger, PrefillReducer, compose
+from dycoke_lab.models.loading import load_model, specimen_names, specimen_seeds
 from dycoke_lab.results.rows import RowStore, read_rows
-from dycoke_lab.specimen.language import ID
-from dycoke_lab.specimen.tasks import QUESTIONS, Task, make_task
-from dycoke_lab.specimen.world import GRID, SCENES
+from dycoke_lab.runtime.shared_prefill import SharedPrefill
+from dycoke_lab.specimen.specimens import specimen_named
+from dycoke_lab.specimen.tasks import Task, make_task
+from dycoke_lab.specimen.world import QUESTIONS
 
 BATCH = 64
 SWEEP_PRUNE = 0.7  # P of the runs over similarity thresholds
@@ -42,12 +44,18 @@ class EvaluationConfig:
     method: str
     reselect_below: float = Dynamic.reselect_below
     merge_threshold: float | None = None
+    specimen: str = "constructed"
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str):
             raise TypeError(
                 f"method={self.method!r} must be a name, which rows can hold: add yours to dycoke_lab.METHODS"
             )
+
+    @property
+    def prefill(self) -> tuple[Any, ...]:
+        """What settings have in common that can share a prefill."""
+        return self.specimen, self.seed, self.question, self.merge_ratio, self.merge_threshold
 
     def compression(self, **fields: Any) -> Compression:
         """Return what to switch on. fields: further parameters of the method."""
@@ -61,12 +69,13 @@ class EvaluationConfig:
 def combinations(
     seeds: Iterable[int], questions: Iterable[str] = ("describe",), merge: Iterable[float] = (0.0, 0.5, 0.7),
     prune: Iterable[float] = (0.7, 0.9), layers: Iterable[int] = (3,), methods: Iterable[str] | None = None,
+    specimen: str = "constructed",
 ) -> list[EvaluationConfig]:  # fmt: skip
     """Return all combinations, and the full cache at each merge ratio. methods: None for all that prune."""
     if methods is None:
         methods = [name for name, cls in METHODS.items() if not issubclass(cls, Merger)]
     configs = [
-        EvaluationConfig(seed, question, k, p, layer, method)
+        EvaluationConfig(seed, question, k, p, layer, method, specimen=specimen)
         for seed in seeds for question in questions for k in merge for layer in layers for p in prune
         for method in methods
     ]  # fmt: skip
@@ -74,8 +83,11 @@ def combinations(
     return sorted([*full, *configs])
 
 
-def evidence_grid(seed: int) -> list[EvaluationConfig]:
-    """Return the committed evidence's grid: all methods at L = 3, the main ones at other L and questions."""
+def evidence_grid(seed: int, specimen: str = "constructed") -> list[EvaluationConfig]:
+    """Return the grid of the committed evidence: of the constructed specimens, all methods at L = 3, the main
+    ones at other L and questions; of the others, what data/results/PROTOCOL.md says."""
+    if specimen != "constructed":
+        return _protocol_grid(seed, specimen)
     main = ("dynamic", "last_query", "random", "uniform")
     short, more = ("actor", "compare"), ("fastv", "keep_first")
     return sorted({
@@ -84,6 +96,21 @@ def evidence_grid(seed: int) -> list[EvaluationConfig]:
         *combinations([seed], merge=(0.5,), prune=(0.9,), layers=(1, 2, 4, 5), methods=(*main, "keep_none")),
         *combinations([seed], short, merge=(0.0, 0.5), prune=(0.9,), methods=(*main, *more)),
     })  # fmt: skip
+
+
+def _protocol_grid(seed: int, specimen: str) -> list[EvaluationConfig]:
+    every = [name for name, cls in METHODS.items() if not issubclass(cls, Merger | PrefillReducer)]
+    depth, some = specimen_named(specimen).size.layers, (3, 5, 6, 7, 8)
+    prune = (0.5, 0.7, 0.9, 0.95)
+    found = [
+        *combinations([seed], merge=(0.0, 0.5), prune=prune, layers=range(1, depth), methods=every),
+        *combinations([seed], merge=(0.3, 0.7), prune=prune, layers=some, methods=every),
+        *combinations([seed], ("actor", "compare"), (0.0, 0.5), layers=some, methods=every),
+        *combinations([seed], merge=(0.0, 0.5), layers=some, methods=("fastv",)),
+    ]
+    # what keeps nothing keeps nothing at any P
+    once = [c for c in found if c.method != "keep_none" or c.prune_ratio == 0.9]
+    return sorted({replace(config, specimen=specimen) for config in once})
 
 
 def sweep_grid(seed: int) -> list[EvaluationConfig]:
@@ -99,134 +126,164 @@ def sweep_grid(seed: int) -> list[EvaluationConfig]:
 
 def run_grid(configs: list[EvaluationConfig], videos: int, out: Path, progress: bool = True) -> pd.DataFrame:
     """Run the configs that the folder `out` lacks, each on so many videos, and return all its rows."""
-    if videos < len(SCENES):
-        raise ValueError(f"videos={videos} must be at least {len(SCENES)}: one for each number of scenes")
+    least = max(len(specimen_named(config.specimen).world.scenes) for config in configs)
+    if videos < least:
+        raise ValueError(f"videos={videos} must be at least {least}: one for each number of scenes")
     store = RowStore(out, videos=videos)
-    counts = Counter(EvaluationConfig(**row["config"]) for row in store.rows())
-    done = {config for config, count in counts.items() if count == videos}
-    store.keep_only(lambda row: EvaluationConfig(**row["config"]) in done)  # not a part left by a kill
-    todo = [config for config in configs if config not in done]
-    if todo:
-        store.begin(configs=len(todo))
-    seed, model = None, None
-    encoded: dict[Any, Any] = {}
-    for config in tqdm(todo, desc="settings", disable=not progress):
-        if config.seed != seed:
-            seed, (model, _), encoded = config.seed, load_model("specimen", config.seed), {}
-        store.append([{"config": asdict(config), **row} for row in evaluate(model, config, videos, encoded)])
+    done = {_key(row) for row in store.rows()}
+    groups: dict[Any, list[EvaluationConfig]] = {}
+    for config in configs:
+        groups.setdefault(config.prefill, []).append(config)
+    todo = [
+        (batch, [config for config in group if (config, *batch) not in done])
+        for group in groups.values() for batch in _batches(group[0].specimen, videos)
+    ]  # fmt: skip
+    count = sum(len(group) for _, group in todo)
+    if count:
+        store.begin(configs=len(configs), batches=count)
+    name, model = None, None
+    with tqdm(total=count, desc="batches", disable=not progress) as bar:
+        for (scenes, first, size), group in todo:
+            if not group:
+                continue
+            if (group[0].specimen, group[0].seed) != name:
+                name = group[0].specimen, group[0].seed
+                model, _ = load_model(*name)
+            runs = BatchRuns(model, group[0], scenes, first, size)
+            for config in group:
+                store.append([{"config": asdict(config), **runs.row(config)}])
+                bar.update()
     return read_grid(out)
 
 
-def evaluate(
-    model: Any, config: EvaluationConfig, videos: int, encoded: dict[Any, Any] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yield a row per video.
-
-    right: how many words are right, a digit for each part of the answer. exact: whether all are.
-    left: the share of visual tokens that merging retained.
-
-    encoded: a dict that keeps the vision tower's output from one setting to the next.
-    """
-    encoded = {} if encoded is None else encoded
-    for scenes in SCENES:
-        count = videos // len(SCENES) + (scenes - SCENES[0] < videos % len(SCENES))
-        for first in range(0, count, BATCH):
-            task = make_task(config.question, min(BATCH, count - first), scenes, first // BATCH)
-            compression = _compression_for(model, task, config, encoded)
-            right = answer_task(model, task, compression, encoded) == task.answer
-            parts = torch.stack([right[:, part].sum(1) for part in task.parts], 1).tolist()
-            left = merging_left(task, compression, _encode(model, task, encoded))
-            for number, (digits, exact) in enumerate(zip(parts, right.all(1).tolist(), strict=True)):
-                yield {
-                    "video": f"{scenes}-{first + number}",
-                    "scenes": scenes,
-                    "right": "".join(map(str, digits)),
-                    "words": sum(len(part) for part in task.parts),
-                    "exact": int(exact),
-                    "left": round(left[number], 4),
-                }
+def _batches(specimen: str, videos: int) -> list[tuple[int, int, int]]:
+    """Return (scenes, number of its first video, videos) of each batch."""
+    choices = specimen_named(specimen).world.scenes
+    batches = []
+    for index, scenes in enumerate(choices):
+        count = videos // len(choices) + (index < videos % len(choices))
+        batches += [(scenes, first, min(BATCH, count - first)) for first in range(0, count, BATCH)]
+    return batches
 
 
-def answer_task(
-    model: Any, task: Task, compression: Compression | None = None, encoded: dict[Any, Any] | None = None
-) -> torch.Tensor:
+def _key(row: dict[str, Any]) -> tuple[EvaluationConfig, int, int, int]:
+    return EvaluationConfig(**row["config"]), row["scenes"], row["first"], len(row["right"])
+
+
+class BatchRuns:
+    """One batch of videos of one specimen, asked one question after one merging, under several settings."""
+
+    def __init__(self, model: Any, config: EvaluationConfig, scenes: int, first: int, count: int) -> None:
+        self.model, self.scenes, self.first = model, scenes, first
+        about = config.question, count, scenes, first // BATCH
+        self.task = make_task(*about, specimen=config.specimen)
+        self.merging = replace(config, method="full").compression()
+
+    def row(self, config: EvaluationConfig) -> dict[str, Any]:
+        """Return what is found under a setting.
+
+        right: for each video, how many words are right, a digit for each part of the answer. exact: whether
+        all are. words: how many there are. motion: of the camera. left: the share of visual tokens that
+        merging retained.
+        """
+        right = self.answer(config) == self.task.answer
+        parts = torch.stack([right[:, part].sum(1) for part in self.task.parts], 1).tolist()
+        return {
+            "scenes": self.scenes,
+            "first": self.first,
+            "words": sum(len(part) for part in self.task.parts),
+            "right": ["".join(map(str, digits)) for digits in parts],
+            "exact": "".join(str(int(exact)) for exact in right.all(1).tolist()),
+            "motion": "".join(map(str, self.task.videos.motion.tolist())),
+            "left": round(float(self.shared.retained.float().mean()), 4),
+        }
+
+    def answer(self, config: EvaluationConfig) -> torch.Tensor:
+        """Return what the model writes, (batch, words of the answer)."""
+        if config.method != "full" and issubclass(METHODS[config.method], PrefillReducer):
+            return answer_task(self.model, self.task, config.compression())
+        fields = {"future": self.future(config.from_layer)} if config.method == "hindsight" else {}
+        length = self.task.answer.shape[1]
+        return self._ended(self.shared.greedy(config.compression(**fields).selector, length))
+
+    @cached_property
+    def shared(self) -> SharedPrefill:
+        return SharedPrefill(self.model, {"input_ids": self.task.ids, **self.task.inputs}, self.merging)
+
+    def future(self, from_layer: int) -> torch.Tensor:
+        """Return what the full cache's whole answer attends to."""
+        return self._trace.future(from_layer)
+
+    @cached_property
+    def _trace(self) -> Any:
+        with self.merging(self.model), capture_attention(self.model) as trace:
+            _generate(self.model, self.task)
+        return trace
+
+    def _ended(self, ids: torch.Tensor) -> torch.Tensor:
+        """Pad what follows an end token."""
+        known = self.task.specimen.ids
+        ended = (ids == known["<|end|>"]).cumsum(1) - (ids == known["<|end|>"]).long() > 0
+        return ids.masked_fill(ended, known["<pad>"])
+
+
+def answer_task(model: Any, task: Task, compression: Compression | None = None) -> torch.Tensor:
     """Return what the model writes, (batch, words of the answer), by stock greedy `generate`."""
     with (compression or Compression())(model):
-        return _generate(model, task, {} if encoded is None else encoded)
-
-
-def merging_left(task: Task, compression: Compression, video: Any) -> list[float]:
-    """Return, for each video of the task, the share of its visual tokens that merging retains."""
-    if compression.merger is None:
-        return [1.0] * len(task.ids)
-    features = torch.stack(list(video.pooler_output))[:, :-1]  # without the line break
-    tokens = VideoTokens(features.unflatten(1, (-1, GRID, GRID)))
-    into = compression.merger.merge(tokens).into
-    return (into == torch.arange(into.shape[1])).float().mean(1).tolist()
+        return _generate(model, task)
 
 
 def read_grid(folder: Path) -> pd.DataFrame:
-    """Return the rows of a folder, with the parts of `config` as columns; or of all folders seed-* in it.
+    """Return a row for each setting and video of a folder, with the parts of `config` as columns; or of all
+    folders seed-* in it.
 
     Raises FileNotFoundError if there are none.
     """
     parts = sorted(folder.glob("seed-*"))
     if parts:
         return pd.concat([read_grid(part) for part in parts], ignore_index=True)
-    rows = read_rows(folder)
-    configs = [row.pop("config") for row in rows]
-    frame = pd.DataFrame(rows)
-    frame.insert(0, "config", [json.dumps(config) for config in configs])
-    return frame.join(pd.DataFrame(configs))
+    columns: dict[str, list[Any]] = {}
+
+    def extend(name: str, values: list[Any]) -> None:
+        columns.setdefault(name, []).extend(values)
+
+    for row in read_rows(folder):
+        config, count = row.pop("config"), len(row["right"])
+        extend("config", [json.dumps(config)] * count)
+        extend("video", [f"{row['scenes']}-{row['first'] + number}" for number in range(count)])
+        extend("right", row["right"])
+        for name in ("exact", "motion"):
+            extend(name, [int(digit) for digit in row[name]])
+        about = {name: row[name] for name in ("scenes", "words", "left")}
+        for name, value in {**about, **asdict(EvaluationConfig(**config))}.items():
+            extend(name, [value] * count)
+    return pd.DataFrame(columns)
 
 
 def specimen_accuracy(videos: int) -> list[dict[str, Any]]:
     """Return the full-cache accuracy of each specimen, by question and number of scenes."""
     table = []
-    for seed in specimen_seeds():
-        model, _ = load_model("specimen", seed)
+    for name, seed in [(known, seed) for known in specimen_names() for seed in specimen_seeds(known)]:
+        model, _ = load_model(name, seed)
         for question in QUESTIONS:
-            rows = list(evaluate(model, EvaluationConfig(seed, question, 0.0, 0.0, 0, "full"), videos))
+            config = EvaluationConfig(seed, question, 0.0, 0.0, 0, "full", specimen=name)
+            rows = [BatchRuns(model, config, *batch).row(config) for batch in _batches(name, videos)]
             for scenes in (None, *sorted({row["scenes"] for row in rows})):
                 chosen = [row for row in rows if scenes in (None, row["scenes"])]
-                right = sum(sum(map(int, row["right"])) for row in chosen)
+                count = sum(len(row["right"]) for row in chosen)
+                right = sum(int(digit) for row in chosen for digits in row["right"] for digit in digits)
                 found = {
-                    "words": right / sum(row["words"] for row in chosen),
-                    "exact": sum(row["exact"] for row in chosen) / len(chosen),
+                    "words": right / sum(row["words"] * len(row["right"]) for row in chosen),
+                    "exact": sum(row["exact"].count("1") for row in chosen) / count,
                 }
-                about = {"seed": seed, "question": question, "scenes": scenes or "all", "videos": len(chosen)}
-                table.append(about | found)
+                about = {"specimen": name, "seed": seed, "question": question, "scenes": scenes or "all"}
+                table.append(about | {"videos": count} | found)
     return table
 
 
-def _compression_for(
-    model: Any, task: Task, config: EvaluationConfig, encoded: dict[Any, Any]
-) -> Compression:
-    """Return the setting's compression. "hindsight" first runs with the full cache, to know the future."""
-    if config.method != "hindsight":
-        return config.compression()
-    merging = replace(config, method="full").compression()
-    with merging(model), capture_attention(model) as trace:
-        _generate(model, task, encoded)
-    return config.compression(future=trace.future(config.from_layer))
-
-
 @torch.inference_mode()
-def _generate(model: Any, task: Task, encoded: dict[Any, Any]) -> torch.Tensor:
+def _generate(model: Any, task: Task) -> torch.Tensor:
     length = task.answer.shape[1]
-    inputs = {
-        "input_ids": task.ids,
-        "attention_mask": torch.ones_like(task.ids),
-        "mm_encoder_outputs": {"video": _encode(model, task, encoded)},
-    }
+    inputs = {"input_ids": task.ids, "attention_mask": torch.ones_like(task.ids), **task.inputs}
     ids = model.generate(**inputs, do_sample=False, max_new_tokens=length)[:, task.ids.shape[1] :]
-    return torch.nn.functional.pad(ids, (0, length - ids.shape[1]), value=ID["<pad>"])
-
-
-@torch.inference_mode()
-def _encode(model: Any, task: Task, encoded: dict[Any, Any]) -> Any:
-    """Return what the vision tower makes of the task's videos, from `encoded` if it is there."""
-    key = task.videos.pixels.sum((1, 2, 3, 4)).numpy().tobytes()  # tells batches of one shape apart
-    if key not in encoded:
-        encoded[key] = model.get_video_features(task.videos.pixels * 2 - 1, return_dict=True)
-    return encoded[key]
+    return torch.nn.functional.pad(ids, (0, length - ids.shape[1]), value=task.specimen.ids["<pad>"])

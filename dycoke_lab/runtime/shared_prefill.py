@@ -62,6 +62,12 @@ class SharedPrefill:
             raise ValueError("inputs holds no video: make it with dycoke_lab.video.prompt")
         self.logits = out.logits[:, -1]
 
+    @property
+    def retained(self) -> Tensor:
+        """(batch, visual): the visual tokens that merging retained."""
+        assert self.generation is not None
+        return self.generation.retained
+
     def _note(self, call: Call) -> None:
         mask = call.mask if call.mask is None or call.mask.ndim == 2 else call.mask[:, :, -WINDOW:]
         self.calls[call.layer] = call._replace(query=call.query[:, :, -WINDOW:].clone(), mask=mask)

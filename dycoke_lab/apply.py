@@ -48,14 +48,21 @@ Compression.open = staticmethod(compress)  # methods are below and do not import
 def from_layer_for(model: Any, wanted: int = 3) -> int:
     """Return `wanted`, or the next layer that this model can have as from_layer (the last one it can, if
     there is no next)."""
+    allowed = list(prunable_layers(model))
+    return next((layer for layer in allowed if layer >= wanted), allowed[-1])
+
+
+def prunable_layers(model: Any) -> dict[int, list[int]]:
+    """Return each from_layer that this model can have, for a choice that is shared, and the layers that are
+    then pruned."""
     depth, whole = _attending_to_all(decoder_of(model))
-    allowed = [number + 1 for number in whole if number < whole[-1]]
+    allowed = {n + 1: [layer for layer in whole if layer > n] for n in whole if n < whole[-1]}
     if not allowed:
         raise ValueError(
             f"the model has {depth} decoder layers: there is none to prune above one that sees the whole "
             "prompt"
         )
-    return next((layer for layer in allowed if layer >= wanted), allowed[-1])
+    return allowed
 
 
 def _attending_to_all(decoder: Any) -> tuple[int, list[int]]:

@@ -1,0 +1,82 @@
+"""How much of what the layers from L on attend to is among the tokens that a selector keeps.
+
+Measured on a trace with the full cache, so that it needs no labels, and no run under the selector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dycoke_lab.attention.trace import Trace
+from dycoke_lab.methods.base import Selector
+from dycoke_lab.methods.interface import Place, Step
+from dycoke_lab.methods.scores import retained_budget, top
+from dycoke_lab.models.token_layout import lay_out
+
+
+def chosen(selector: Selector, trace: Trace) -> Bool[Tensor, "steps batch visual"]:
+    """Return what a selector would keep at each decoding step (step 0, the prompt's last token, is left out).
+
+    It is given the scores of the full cache's run: those of layer from_layer - 1, mean over heads. Raises
+    ValueError for a selector that chooses for each layer or head.
+    """
+    if selector.scope != "shared":
+        raise ValueError(f"{selector!r} chooses for each {selector.scope}: only a shared choice is simulated")
+    layer = selector.from_layer - 1
+    candidates, place = trace.attended[0][layer], place_of(trace)
+    budget = selector.budget(candidates)
+    selected: Tensor | None = None
+    previous: Tensor | None = None
+    memory: dict[str, Any] = {}
+    found = []
+    for number, attention in enumerate(trace.attention):
+        scores = attention[layer].mean(0)
+        step = Step(number, layer, scores, previous, candidates, budget, selected, place, memory)
+        if selected is None or selector.every_step:
+            choice = selector.select(step)
+            selected = selected if choice is None else choice
+        previous = scores
+        found.append(candidates if selected is None else selected)
+    return torch.stack(found[1:])
+
+
+def best(trace: Trace, layers: Sequence[int], prune_ratio: float) -> Bool[Tensor, "steps batch visual"]:
+    """Return the tokens that these layers attend to most at each decoding step: as many as a selector of this
+    prune ratio may keep."""
+    candidates = trace.attended[0][layers[0]]
+    budget = retained_budget(candidates, prune_ratio)
+    found = [
+        top(_within(step[list(layers)]).mean((0, 1)), candidates, budget) for step in trace.attention[1:]
+    ]
+    return torch.stack(found)
+
+
+def coverage(
+    kept: Bool[Tensor, "steps batch visual"], trace: Trace, layers: Sequence[int], by_head: bool = False
+) -> Float[Tensor, "steps batch"]:
+    """Return the share of these layers' attention within the video that falls on the tokens kept, at each
+    decoding step; mean over the layers.
+
+    by_head: normalise each head's attention by itself; else the mean over heads, for each layer.
+    """
+    shares = []
+    for step, mask in zip(trace.attention[1:], kept, strict=True):
+        attention = step[list(layers)] if by_head else step[list(layers)].mean(1, keepdim=True)
+        shares.append((_within(attention) * mask).sum(-1).mean((0, 1)))
+    return torch.stack(shares)
+
+
+def _within(attention: Tensor) -> Tensor:
+    """Attention as shares of what the video gets."""
+    return attention / attention.sum(-1, keepdim=True).clamp(min=1e-12)
+
+
+def place_of(trace: Trace) -> Place:
+    """Return where each visual token of a trace lies."""
+    samples = [[(grid, torch.arange(grid.tokens)) for grid in grids] for grids in trace.videos]
+    return lay_out(samples, 0, torch.device("cpu")).place()

@@ -1,0 +1,115 @@
+"""Where will pruning work? Measured without labels: one run with the full cache, and for each L one without
+video from there on.
+
+unread: the share of the answer's tokens that come out otherwise if the layers from L on read no video at all.
+coverage: the share of those layers' attention within the video that falls on what a method keeps. expected:
+unread x (1 - coverage), which ranks methods and layers by the loss that is to be expected. changed: the share
+of the answer's tokens that do come out otherwise under the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from dycoke_lab.apply import prunable_layers
+from dycoke_lab.attention.capture import capture_attention
+from dycoke_lab.attention.coverage import best, chosen, coverage
+from dycoke_lab.attention.trace import Trace
+from dycoke_lab.methods import METHODS, Compression, KeepNone, Selector, label_of
+from dycoke_lab.runtime.shared_prefill import SharedPrefill
+
+BEST = "best possible"
+DIAGNOSED = ("dynamic", "last_query", "first_step", "random", "uniform", "keep_first", "hindsight")
+RUN = ("dynamic", "last_query")
+LOSS = 0.02  # of the answer's tokens: what may change where L is recommended
+
+
+def diagnose(
+    model: Any, inputs: Mapping[str, Any], prune: Iterable[float] = (0.7, 0.9),
+    methods: Iterable[str] = DIAGNOSED, run: Iterable[str] = RUN, merging: Compression | None = None,
+    by_head: bool = False, max_new_tokens: int = 128,
+) -> pd.DataFrame:  # fmt: skip
+    """Return a row for each sample of a prompt, L, P and method: unread, coverage, expected, changed.
+
+    inputs: a prompt with a video, or several of one length. methods: names of selectors; the best possible
+    choice of as many tokens is added. run: those of the methods that are run, for `changed`. merging: before
+    all of it.
+    """
+    merging = merging or Compression()
+    with torch.inference_mode(), merging(model), capture_attention(model, heads="all") as trace:
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+    answer = ids[:, inputs["input_ids"].shape[1] :]
+    written = written_tokens(answer, model.generation_config.eos_token_id)
+    trace.attention, trace.attended = trace.attention[: answer.shape[1]], trace.attended[: answer.shape[1]]
+    shared = SharedPrefill(model, dict(inputs), merging)
+    rows = []
+    for from_layer, layers in prunable_layers(model).items():
+        unread = _changed(shared, KeepNone(0.5, from_layer), answer, written)
+        for ratio in prune:
+            for name in (*methods, BEST):
+                selector = None if name == BEST else _selector(name, trace, from_layer, ratio)
+                kept = chosen(selector, trace) if selector else best(trace, layers, ratio)
+                covered = mean_over(coverage(kept, trace, layers, by_head).T, written[:, 1:])
+                found = {"unread": unread, "coverage": covered, "expected": unread * (1 - covered)}
+                if name in run:
+                    found["changed"] = _changed(shared, selector, answer, written)
+                about = {"from_layer": from_layer, "prune_ratio": ratio, "method": name}
+                values = {name: part.tolist() for name, part in found.items()}
+                rows.append(pd.DataFrame({"sample": range(len(answer)), **about, **values}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _selector(name: str, trace: Trace, from_layer: int, ratio: float) -> Selector:
+    fields = {"future": trace.future(from_layer)} if name == "hindsight" else {}
+    return METHODS[name](prune_ratio=ratio, from_layer=from_layer, **fields)  # type: ignore[call-arg,return-value]
+
+
+def _changed(shared: SharedPrefill, selector: Selector | None, answer: Tensor, written: Tensor) -> Tensor:
+    """Return the share of each answer's tokens, after the first, that come out otherwise when the answer so
+    far is given."""
+    changed = shared.forced(selector, answer).argmax(-1) != answer
+    return mean_over(changed[:, 1:], written[:, 1:])
+
+
+def written_tokens(answer: Tensor, end: int | list[int]) -> Tensor:
+    """Return which tokens of answers (batch, tokens) were written: those up to the end token, and itself."""
+    ends = torch.isin(answer, torch.tensor(end, device=answer.device))
+    return ends.cumsum(1) - ends.long() == 0
+
+
+def mean_over(values: Tensor, where: Tensor) -> Tensor:
+    """Return the mean of each row over the places that count."""
+    return (values * where).sum(1) / where.sum(1).clamp(min=1)
+
+
+def recommended(table: pd.DataFrame, method: str = "dynamic", loss: float = LOSS) -> int:
+    """Return the lowest L at which the method changes at most this share of the tokens, mean over videos;
+    where there is none, the L at which it changes least."""
+    by_layer = table[table["method"] == method].groupby("from_layer")["changed"].mean()
+    fine = by_layer[by_layer <= loss]
+    return int(fine.index.min() if len(fine) else by_layer.idxmin())
+
+
+def diagnosis_text(table: pd.DataFrame, prune_ratio: float) -> str:
+    """Return the table for a terminal, a recommendation, and what to expect of dynamic and of one-shot."""
+    rows = table[table["prune_ratio"] == prune_ratio]
+    by_layer = rows.groupby(["from_layer", "method"])[["unread", "coverage", "changed"]].mean().unstack()
+    shown = {("", "no video"): by_layer["unread", BEST]}
+    for name in ("dynamic", "last_query", "random", BEST):
+        shown[label_of(name), "covered"] = by_layer["coverage", name]
+        if name in RUN:
+            shown[label_of(name), "changed"] = by_layer["changed", name]
+    layer = recommended(rows)
+    dynamic, once = (f"{by_layer['changed', name][layer]:.1%}" for name in RUN)
+    return "\n\n".join([
+        f"P = {prune_ratio:g}. changed: % of the answer's tokens that come out otherwise; covered: % of the "
+        "attention\nwithin the video, in the layers from L on, that falls on the tokens kept.",
+        (100 * pd.DataFrame(shown)).round(1).rename_axis("L").to_string(),
+        f"Recommended: L = {layer}, the lowest where dynamic pruning changes at most {LOSS:.0%} of the "
+        f"tokens,\nor the least. It changes {dynamic} there; one-shot, last query, changes {once}.",
+    ])  # fmt: skip

@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicCache
 from dycoke_lab.evaluation.diagnosis import written_tokens
 from dycoke_lab.evaluation.metrics import differing
 from dycoke_lab.methods import METHODS, Compression, Merger, Method, compose
+from dycoke_lab.models import decoder_of
 from dycoke_lab.runtime.compat import CACHE
 from dycoke_lab.runtime.shared_prefill import SharedPrefill
 
@@ -50,7 +51,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the full cache writes. answer: (1, tokens), with its end token. logits: (1, tokens, vocabulary)."""
+    """What the full cache writes. answer: (1, tokens), with its end. logits: (1, tokens, vocabulary)."""
 
     shared: SharedPrefill
     inputs: dict[str, Any]

@@ -141,7 +141,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
         read_video(tmp_path)
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "empty.mp4").write_bytes(b"")
-    whole = (CLIPS / "2-scenes.mp4").read_bytes()
+    whole = (CLIPS / "constructed-2-scenes.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     for name in ("text.mp4", "empty.mp4", "cut.mp4"):
         with pytest.raises(ValueError, match=rf"{name}.*cannot be read as a video"):
@@ -154,7 +154,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     assert read_video(write(tmp_path / "one.mp4", 1), frames=8).frames.shape == (1, 64, 64, 3)
     for wrong in ({"frames": 0}, {"fps": 0}, {"frames": 2, "fps": 1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            read_video(CLIPS / "2-scenes.mp4", **wrong)
+            read_video(CLIPS / "constructed-2-scenes.mp4", **wrong)
 
 
 @pytest.mark.parametrize("how", [dict(num_frames=8), dict(fps=2)], ids=str)

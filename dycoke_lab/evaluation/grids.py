@@ -113,13 +113,14 @@ def _protocol_grid(seed: int, specimen: str) -> list[EvaluationConfig]:
     return sorted({replace(config, specimen=specimen) for config in once})
 
 
-def sweep_grid(seed: int) -> list[EvaluationConfig]:
+def sweep_grid(seed: int, specimen: str = "constructed") -> list[EvaluationConfig]:
     """Return the grid to choose thresholds by: dynamic pruning over K x P, and over the similarity."""
     ratios = [round(0.1 * k, 1) for k in range(10)]
     prune = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
-    configs = combinations([seed], merge=ratios, prune=prune, methods=("dynamic",))
+    configs = combinations([seed], merge=ratios, prune=prune, methods=("dynamic",), specimen=specimen)
     for threshold in SWEEP_THRESHOLDS:
-        full = EvaluationConfig(seed, "describe", 0.0, 0.0, 0, "full", merge_threshold=threshold)
+        full = replace(configs[0], merge_ratio=0.0, method="full", merge_threshold=threshold)
+        full = replace(full, prune_ratio=0.0, from_layer=0)
         configs += [full, replace(full, prune_ratio=SWEEP_PRUNE, from_layer=3, method="dynamic")]
     return configs
 

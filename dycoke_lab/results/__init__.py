@@ -2,6 +2,7 @@
 
 from dycoke_lab.results.folders import (
     BENCH,
+    CONSTRUCTED,
     DATA,
     EVIDENCE,
     RESULTS,
@@ -15,6 +16,7 @@ from dycoke_lab.results.rows import RowStore, read_rows
 
 __all__ = [
     "BENCH",
+    "CONSTRUCTED",
     "DATA",
     "EVIDENCE",
     "RESULTS",

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 DATA = ROOT / "data" if IN_CHECKOUT else ROOT / "dycoke_lab" / "_data"  # a wheel brings specimens and clips
 RESULTS = DATA / "results" if IN_CHECKOUT else Path("runs")
-EVIDENCE = RESULTS / "evidence"  # the committed grid: 3 seeds x 512 videos
-SWEEP = RESULTS / "sweep"  # the committed grid that thresholds are chosen by
+EVIDENCE = RESULTS / "evidence"  # the committed grids: a folder for each kind of specimen, in it seeds
+CONSTRUCTED = EVIDENCE / "constructed"
+SWEEP = RESULTS / "sweep" / "constructed"  # the committed grid that thresholds are chosen by
 BENCH = RESULTS / "bench"  # committed times and bytes
 
 

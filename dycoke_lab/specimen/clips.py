@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import av
 import torch
 from torch import Tensor
 
 from dycoke_lab.results.folders import DATA
-from dycoke_lab.specimen import language as lang
+from dycoke_lab.specimen.families import RATE
+from dycoke_lab.specimen.specimens import SPECIMENS
 from dycoke_lab.specimen.tasks import make_task
-from dycoke_lab.specimen.world import COLOUR_NAMES, SCENES
 
 CLIPS = DATA / "clips"
 SCALE = 8  # pixels are written this many times larger, since players and codecs expect larger frames
-RATE = 4  # frames a second
+BATCH = 1_000  # no evaluation comes so far
 
 
 def write_clips(folder: Path = CLIPS) -> None:
-    """Write a clip for each number of scenes, the last of the held-out videos, and clips.json with the
-    truth."""
+    """Write held-out videos as clips, and clips.json with the truth: of the constructed world one for each
+    number of scenes, of footage one for each motion of the camera."""
     folder.mkdir(parents=True, exist_ok=True)
     about = {}
-    for scenes in SCENES:
-        task = make_task("describe", 1, scenes, batch=1_000)  # no evaluation comes so far
-        name = f"{scenes}-scenes.mp4"
+    wanted: list[tuple[str, str, int, str | None]] = [
+        *(
+            (f"constructed-{n}-scenes.mp4", "constructed", n, None)
+            for n in SPECIMENS["constructed"].world.scenes
+        ),
+        *(
+            (f"footage-{m.replace(' ', '-')}.mp4", "footage", 4, m)
+            for m in SPECIMENS["footage"].world.motions
+        ),
+    ]
+    for name, specimen, scenes, motion in wanted:
+        task = make_task("describe", 1, scenes, BATCH, specimen, motion=motion)
         write_mp4(folder / name, task.videos.pixels[0])
-        shown = [[COLOUR_NAMES[x] for x in scene] for scene in task.videos.colour[0].tolist()]
+        world = SPECIMENS[specimen].world
+        turn = world.ask("describe", world.shown(task.videos)[0], 0, 0, 0)
         about[name] = {
-            "question": lang.describe_question(scenes),
-            "answer": lang.describe_answer(shown),
+            "world": world.name,
+            "places": world.places,
+            "question": turn.question,
+            "answer": turn.answer,
             "scene_of_frame": task.videos.scene[0].tolist(),
             "actor_of_token": [
                 " ".join(map(str, row)) for row in task.videos.actor[0].tolist()
@@ -52,9 +65,29 @@ def write_mp4(path: Path, pixels: Tensor) -> None:
         out.mux(stream.encode())  # type: ignore[attr-defined]
 
 
-def truth(name: str) -> tuple[str, str, Tensor, Tensor]:
-    """Return a clip's question, answer, scene of each frame, and (frames, tokens) actor of each visual token
-    (-1: none)."""
-    about = json.loads((CLIPS / "clips.json").read_text())[name]
+class Truth(NamedTuple):
+    """What a clip shows. scene: (frames,). actor: (frames, tokens), the place whose thing a visual token
+    shows, -1 for none. places: in each scene; the answer names them in order, with a comma between scenes."""
+
+    question: str
+    answer: str
+    scene: Tensor
+    actor: Tensor
+    places: int
+
+
+def truth(name: str) -> Truth:
+    """Return what a clip shows."""
+    about = _about()[name]
     actor = torch.tensor([[int(number) for number in row.split()] for row in about["actor_of_token"]])
-    return about["question"], about["answer"], torch.tensor(about["scene_of_frame"]), actor
+    scene = torch.tensor(about["scene_of_frame"])
+    return Truth(about["question"], about["answer"], scene, actor, about["places"])
+
+
+def clip_names(world: str = "constructed") -> list[str]:
+    """Return the names of the sample clips of a world."""
+    return [name for name, about in _about().items() if about["world"] == world]
+
+
+def _about() -> dict[str, Any]:
+    return json.loads((CLIPS / "clips.json").read_text())  # type: ignore[no-any-return]

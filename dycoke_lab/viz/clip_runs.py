@@ -17,8 +17,7 @@ from dycoke_lab.attention.capture import capture_attention
 from dycoke_lab.attention.trace import Trace
 from dycoke_lab.methods import Compression
 from dycoke_lab.methods.temporal_merging import retained_count
-from dycoke_lab.specimen.clips import CLIPS, truth
-from dycoke_lab.specimen.world import ACTORS
+from dycoke_lab.specimen.clips import CLIPS, clip_names, truth
 from dycoke_lab.video import prompt, read_video
 
 MOST_RUNS = 400  # held in memory, about 1 MB each
@@ -29,8 +28,7 @@ class Clip:
     """A sample clip as the model gets it, and its truth.
 
     answer: the right words, with the end token. pixels: (frames, 3, height, width), 0 to 1. features:
-    (frames, tokens, dim), the visual tokens. scene: (frames,). actor: (frames, tokens), the actor that one
-    shows, -1 for none.
+    (frames, tokens, dim), the visual tokens. scene, actor, places: as `truth` has them.
     """
 
     name: str
@@ -40,6 +38,7 @@ class Clip:
     features: Tensor
     scene: Tensor
     actor: Tensor
+    places: int
     inputs: Any
 
     @property
@@ -53,7 +52,7 @@ class Clip:
 
     def named(self, step: int) -> Tensor:
         """Return (frames, rows, cols): which tokens show what the right answer's word at `step` names."""
-        scene, actor = divmod(step, ACTORS + 1)
+        scene, actor = divmod(step, self.places + 1)
         return self.grid(((self.scene == scene)[:, None] & (self.actor == actor)).flatten())
 
 
@@ -88,18 +87,14 @@ class ClipRun:
 
 
 class ClipRunner:
-    """Run one model on the sample clips, under each compression only once."""
+    """Run one model on the sample clips of a world, under each compression only once."""
 
-    def __init__(self, model: Any, processor: Any) -> None:
+    def __init__(self, model: Any, processor: Any, world: str = "constructed") -> None:
+        self.names = clip_names(world)
         self.model, self.processor = copy.deepcopy(model), processor  # other cells may use theirs meanwhile
         self._lock = RLock()
         self._clips: dict[str, Clip] = {}
         self._runs: dict[tuple[str, Compression], ClipRun] = {}
-
-    @property
-    def names(self) -> list[str]:
-        """Return the names of the sample clips."""
-        return sorted(path.name for path in CLIPS.glob("*.mp4"))
 
     def clip(self, name: str) -> Clip:
         """Return a clip. Raises FileNotFoundError, by `read_video`, for a name that is not in data/clips."""
@@ -107,14 +102,14 @@ class ClipRunner:
             return self._clips.get(name) or self._read(name)
 
     def _read(self, name: str) -> Clip:
-        question, answer, scene, actor = truth(name)
+        question, answer, scene, actor, places = truth(name)
         inputs = prompt(self.processor, read_video(CLIPS / name), question)
         videos = inputs["pixel_values_videos"]
         with torch.inference_mode():
             found = self.model.get_video_features(videos, return_dict=True).pooler_output[0]
         features = found[:-1].view(videos.shape[1], -1, found.shape[-1]).clone()  # without the line break
         words = [*answer.split(), self.processor.tokenizer.eos_token]
-        clip = Clip(name, question, words, videos[0] / 2 + 0.5, features, scene, actor, inputs)
+        clip = Clip(name, question, words, videos[0] / 2 + 0.5, features, scene, actor, places, inputs)
         self._clips[name] = clip
         return clip
 

@@ -18,7 +18,7 @@ from dycoke_lab.methods import Compression, DyCoke, compose
 from dycoke_lab.specimen.clips import CLIPS, truth
 from dycoke_lab.video import prompt, read_video
 
-CLIP = "3-scenes.mp4"
+CLIP = "constructed-3-scenes.mp4"
 NAME = "dycoke_lab.evaluation.lmms_eval"
 REAL = find_spec("lmms_eval") is not None
 
@@ -83,7 +83,7 @@ def plugin(monkeypatch):
 @pytest.mark.parametrize("method", ["full", "dynamic", "last_query"])
 def test_lmms_evals_answers_are_those_of_run(plugin, method):
     settings = f"merge_ratio=0.5,prune_ratio=0.7,from_layer=3,method={method},max_frames=16"
-    model = plugin.DyCokeModel.create_from_arg_string(f"pretrained=specimen,{settings}", {"batch_size": 1})
+    model = plugin.DyCokeModel.create_from_arg_string(f"pretrained=constructed,{settings}", {"batch_size": 1})
     question, right, *_ = truth(CLIP)
     content = [{"type": "video", "url": str(CLIPS / CLIP)}, {"type": "text", "text": question}]
     model.task_dict = {"task": {"test": {7: [{"role": "user", "content": content}]}}}
@@ -101,21 +101,21 @@ def test_lmms_evals_answers_are_those_of_run(plugin, method):
 
 
 def test_the_paper_gives_lmms_evals_defaults(plugin):
-    assert plugin.DyCokeModel(pretrained="specimen").compression == DyCoke()
-    chosen = plugin.DyCokeModel(pretrained="specimen", prune_ratio=0.5, reselect_below=2).compression
+    assert plugin.DyCokeModel(pretrained="constructed").compression == DyCoke()
+    chosen = plugin.DyCokeModel(pretrained="constructed", prune_ratio=0.5, reselect_below=2).compression
     assert chosen == DyCoke(prune_ratio=0.5, reselect_below=2)
 
 
 def test_lmms_eval_is_told_at_the_start_what_cannot_be_run(plugin, monkeypatch):
     with pytest.raises(ValueError, match="batch_size=4 must be 1"):
-        plugin.DyCokeModel(pretrained="specimen", batch_size=4)
+        plugin.DyCokeModel(pretrained="constructed", batch_size=4)
     with pytest.raises(ValueError, match="from_layer=40 must be below"):
-        plugin.DyCokeModel(pretrained="specimen", from_layer=40)
+        plugin.DyCokeModel(pretrained="constructed", from_layer=40)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="WORLD_SIZE > 1"):
-        plugin.DyCokeModel(pretrained="specimen")
+        plugin.DyCokeModel(pretrained="constructed")
     monkeypatch.delenv("WORLD_SIZE")
-    model = plugin.DyCokeModel(pretrained="specimen")
+    model = plugin.DyCokeModel(pretrained="constructed")
     for method in (model.loglikelihood, model.generate_until_multi_round):
         with pytest.raises(NotImplementedError, match="not supported"):
             method([])

@@ -10,12 +10,12 @@ from dycoke_lab.methods import Compression, DyCoke, compose
 from dycoke_lab.specimen.clips import CLIPS, truth
 from dycoke_lab.video import prompt, read_video
 
-CLIP = "4-scenes.mp4"
+CLIP = "constructed-4-scenes.mp4"
 
 
 @pytest.fixture(scope="module")
 def asked():
-    model, processor = load_model("specimen")
+    model, processor = load_model("constructed")
     question, right, *_ = truth(CLIP)
     return model, processor, prompt(processor, read_video(CLIPS / CLIP), question), right
 

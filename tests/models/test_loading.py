@@ -57,7 +57,7 @@ def test_bad_choices_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds config.json, \*.safetensors"):
         load_model(str(tmp_path))
     with pytest.raises(SystemExit, match="error: dtype='int8' must be"):
-        main(["run", "data/clips/2-scenes.mp4", "describe the two scenes", "--dtype", "int8"])
+        main(["run", "data/clips/constructed-2-scenes.mp4", "describe the two scenes", "--dtype", "int8"])
 
 
 @pytest.mark.parametrize("family", ["llava_next_video"], indirect=True)

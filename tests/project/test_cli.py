@@ -10,7 +10,7 @@ import pytest
 from dycoke_lab.cli import main
 from dycoke_lab.specimen.clips import CLIPS, truth
 
-CLIP = "4-scenes.mp4"
+CLIP = "constructed-4-scenes.mp4"
 COMMANDS = ["run", "study", "bench", "evidence", "sweep", "summary", "specimen"]
 
 

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from dycoke_lab.evaluation.grids import read_grid
 from dycoke_lab.evaluation.metrics import SETTING, accuracy, by_seed, readme_table
 from dycoke_lab.models.loading import SPECIMENS
-from dycoke_lab.results.folders import EVIDENCE, RESULTS, ROOT
+from dycoke_lab.results.folders import CONSTRUCTED, RESULTS, ROOT
 
 LOCK = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split())
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -77,7 +77,7 @@ def test_the_citation_is_of_this_version():
 
 @pytest.mark.data
 def test_the_readme_says_what_the_evidence_says():
-    table = pd.read_csv(EVIDENCE / "accuracy.csv")
+    table = pd.read_csv(CONSTRUCTED / "accuracy.csv")
     table = table[(table["question"] == "describe") & table["from_layer"].isin([0, 3])]
     assert readme_table(table) in (ROOT / "README.md").read_text()
 
@@ -85,13 +85,13 @@ def test_the_readme_says_what_the_evidence_says():
 @pytest.mark.data
 @pytest.mark.slow
 def test_the_committed_tables_come_from_the_committed_rows():
-    rows = read_grid(EVIDENCE)
+    rows = read_grid(CONSTRUCTED)
     words = rows[(rows["question"] == "describe") & rows["from_layer"].isin([0, 3])]
     made = accuracy(words).set_index([*SETTING, "measure"])
-    kept = pd.read_csv(EVIDENCE / "accuracy.csv").set_index([*SETTING, "measure"]).loc[made.index]
+    kept = pd.read_csv(CONSTRUCTED / "accuracy.csv").set_index([*SETTING, "measure"]).loc[made.index]
     assert (made[["mean", "low", "high"]] - kept[["mean", "low", "high"]]).abs().max(axis=None) < 1e-4
     assert rows["seed"].nunique() == 3 and (kept["videos"] == 512).all()
-    alone = pd.read_csv(EVIDENCE / "by-seed.csv").set_index(["merge_ratio", "prune_ratio", "seed"])
+    alone = pd.read_csv(CONSTRUCTED / "by-seed.csv").set_index(["merge_ratio", "prune_ratio", "seed"])
     assert (by_seed(words) - alone).abs().max(axis=None) < 1e-4
 
 

@@ -96,7 +96,7 @@ def test_notebook_07_runs_on_every_family_with_one_line_changed(family, tmp_path
     cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     source = "\n".join(cells).replace("%matplotlib inline", "")
     for line, changed in (
-        ('model_name = "specimen"', f"model_name = {str(tmp_path / 'model')!r}"),
+        ('model_name = "constructed"', f"model_name = {str(tmp_path / 'model')!r}"),
         ("max_new_tokens = 128", "max_new_tokens = 8"),  # a random model never ends
         ("results = None", f"results = {str(tmp_path)!r}"),
     ):

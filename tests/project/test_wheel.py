@@ -16,7 +16,7 @@ from dycoke_lab.results.folders import ROOT
 from dycoke_lab.specimen.clips import truth
 
 JUPYTER = ("IPython", "ipywidgets", "jupyterlab", "nbconvert", "nbformat", "papermill")
-CLIP = "4-scenes.mp4"
+CLIP = "constructed-4-scenes.mp4"
 
 
 def call(*command: object, folder: Path) -> str:

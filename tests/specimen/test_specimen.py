@@ -83,7 +83,7 @@ def test_a_local_visual_token_shows_its_own_place_only():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_scoring_layer_attends_to_the_named_actors_and_reads_nothing(seed):
     """At L=3 nothing that pruning leaves out can have been read in the layer just below."""
-    model, _ = load_model("specimen", seed)
+    model, _ = load_model("constructed", seed)
     task = make_task("describe", 1, 2)
     outputs = []
     attention = model.model.language_model.layers[2].self_attn

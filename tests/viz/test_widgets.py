@@ -22,13 +22,13 @@ from dycoke_lab.viz.widgets import AttentionExplorer, MergeExplorer, OneShotVsDy
 from dycoke_lab.viz.widgets.merge_explorer import merge_figure, prefill_saved
 from dycoke_lab.viz.widgets.panel import Latest
 
-CLIP = "2-scenes.mp4"
+CLIP = "constructed-2-scenes.mp4"
 THRESHOLD = 0.99  # one of the made-up sweep's
 
 
 @pytest.fixture(scope="module")
 def runner():
-    return ClipRunner(*load_model("specimen"))
+    return ClipRunner(*load_model("constructed"))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_every_control_is_labelled_and_bounded(runner, sweep):
     [(MergeExplorer, "frame"), (AttentionExplorer, "step"), (OneShotVsDynamic, "step")],
 )
 def test_reset_goes_back_to_the_start_after_a_shorter_clip(runner, explorer, slider):
-    panel = explorer(runner, "4-scenes.mp4")
+    panel = explorer(runner, "constructed-4-scenes.mp4")
     long = panel.controls[slider].max
     panel.controls[slider].value = panel.start[slider] = long
     panel.controls["clip"].value = CLIP

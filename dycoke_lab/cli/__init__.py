@@ -1,0 +1,39 @@
+"""The command line: `dycoke-lab run`, `study`, `bench`, and commands that make the committed data."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from dycoke_lab.cli.bench import add_bench
+from dycoke_lab.cli.evidence import add_grid, add_specimen, add_study, summarise
+from dycoke_lab.cli.options import one_line
+from dycoke_lab.cli.videos import add_run
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. Errors that the user can mend are one line, with exit code 1; wrong usage has 2."""
+    parser = argparse.ArgumentParser("dycoke-lab", description="Study token compression for video LLMs.")
+    commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
+    add_run(commands)
+    add_study(commands)
+    add_bench(commands)
+    add_grid(commands, "evidence", 512, "all methods, ratios and questions on one specimen")
+    add_grid(commands, "sweep", 128, "ratios and similarity thresholds on one specimen")
+    summary = commands.add_parser("summary", help="tables and figure of the committed evidence")
+    summary.set_defaults(do=summarise)
+    add_specimen(commands)
+    options = parser.parse_args(arguments)
+    if getattr(options, "threads", None):
+        import torch
+
+        torch.set_num_threads(options.threads)
+    try:
+        options.do(options)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. {getattr(options, 'saved', '')}", file=sys.stderr)
+        raise SystemExit(130) from None  # a shell's code for Ctrl-C
+    except BrokenPipeError:  # the reader, as `head`, has read enough
+        raise SystemExit(141) from None
+    except (OSError, ValueError) as error:
+        raise SystemExit(one_line(error)) from error

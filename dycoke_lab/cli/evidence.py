@@ -1,0 +1,120 @@
+"""Commands that make the committed data: `study`, `evidence`, `sweep`, `summary`, `specimen`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dycoke_lab.cli.options import THREADS, add, at_least
+from dycoke_lab.methods import DyCoke
+
+DEFAULTS = DyCoke()
+NAMES = "of a specimen: constructed, footage, footage-qwen2.5-vl"
+
+
+def add_study(commands: Any) -> None:
+    study = commands.add_parser("study", help="run all notebooks; leave figures, tables and a lab book")
+    add(study, "videos", 64, "for each setting and specimen", type=at_least(4))
+    study.set_defaults(do=_study)
+
+
+def _study(options: argparse.Namespace) -> None:
+    try:
+        from dycoke_lab.notebooks import make_study
+    except ImportError as error:
+        raise SystemExit(f"error: {error}: notebooks need Jupyter, pip install 'dycoke_lab[lab]'") from error
+    make_study(options.videos)
+
+
+def add_grid(commands: Any, kind: str, videos: int, about: str) -> None:
+    grid = commands.add_parser(kind, help=about)
+    grid.add_argument("name", help=NAMES)
+    add(grid, "seed", None, "which specimen", type=int, required=True)
+    add(grid, "videos", videos, "for each setting", type=at_least(4))
+    add(grid, "threads", None, THREADS, type=at_least(1))
+    add(grid, "out", None, f"folder (default: {kind}/NAME/seed-SEED in the results)", type=Path)
+    grid.set_defaults(do=_grid, kind=kind, saved="Finished settings are saved; the same command continues.")
+
+
+def _grid(options: argparse.Namespace) -> None:
+    from dycoke_lab.evaluation import grids
+    from dycoke_lab.results import RESULTS, RowStore
+    from dycoke_lab.specimen.specimens import specimen_named
+
+    out = options.out or RESULTS / options.kind / options.name / f"seed-{options.seed}"
+    make = {"evidence": grids.evidence_grid, "sweep": grids.sweep_grid}[options.kind]
+    configs = make(options.seed, specimen_named(options.name).name)
+    rows = grids.run_grid(configs, options.videos, out)
+    RowStore(out, videos=options.videos).pack()
+    print(f"{rows['config'].nunique()} settings x {options.videos} videos in {out}")
+
+
+def summarise(options: argparse.Namespace) -> None:
+    from dycoke_lab.evaluation.grids import read_grid
+    from dycoke_lab.evaluation.metrics import README_METHODS, accuracy, by_seed, readme_table
+    from dycoke_lab.results import CONSTRUCTED
+    from dycoke_lab.viz import plots
+
+    rows = read_grid(CONSTRUCTED)
+    table = accuracy(rows).round(5)  # what is shown is what the file says
+    table.to_csv(CONSTRUCTED / "accuracy.csv", index=False)
+    paper = [0, DEFAULTS.from_layer]  # 0: the full cache
+    describe = rows[(rows["question"] == "describe") & rows["from_layer"].isin(paper)]
+    by_seed(describe).round(5).to_csv(CONSTRUCTED / "by-seed.csv")
+    table = table[(table["question"] == "describe") & table["from_layer"].isin(paper)]
+    words = table[table["measure"] == "words"].set_index(["merge_ratio", "prune_ratio", "method"])["mean"]
+    full = words[0.7, 0.0, "full"]
+    once, dynamic = (100 * (full - words[0.7, 0.7, name]) for name in ("last_query", "dynamic"))
+    title = (
+        f"At K = 0.7, P = 0.7, choosing once loses {once:.0f} points of words, dynamic pruning {dynamic:.1f}"
+    )
+    plots.style()
+    figure = plots.by_position(table[table["prune_ratio"].isin([0.0, 0.7, 0.9])], title, README_METHODS)
+    figure.savefig(CONSTRUCTED / "by-position.png", dpi=110)
+    print(readme_table(table))
+
+
+def add_specimen(commands: Any) -> None:
+    about = "the tiny trained video LLMs: train, evaluate, clips"
+    specimen = commands.add_parser("specimen", help=about)
+    parts = specimen.add_subparsers(required=True, title="commands", metavar="COMMAND")
+    train = parts.add_parser("train", help="train one from random weights; continues after an interruption")
+    train.add_argument("name", help=NAMES)
+    add(train, "seed", None, "decides weights and videos", type=int, required=True)
+    add(train, "out", None, "folder (default: runs/NAME-SEED; its model into data/specimen)", type=Path)
+    add(train, "threads", None, THREADS, type=at_least(1))
+    train.set_defaults(do=_train, saved="The last checkpoint is saved; the same command continues.")
+    evaluate = parts.add_parser("evaluate", help="print accuracy with the full cache as JSON")
+    add(evaluate, "videos", 512, "for each seed and question", type=at_least(4))
+    evaluate.set_defaults(do=_evaluate)
+    clips = parts.add_parser("clips", help="write the sample clips of data/clips again")
+    clips.set_defaults(do=_clips)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from dycoke_lab.specimen.specimens import specimen_named
+    from dycoke_lab.specimen.train import TrainConfig, train_and_export
+
+    specimen = specimen_named(options.name)
+    out = options.out or Path("runs") / f"{options.name}-{options.seed}"
+    checkpoint = options.out / "export" if options.out else specimen.folder(options.seed)
+    config = TrainConfig(options.name, options.seed, threads=options.threads or 0)
+    minutes = train_and_export(config, out, checkpoint)
+    print(f"trained in {minutes:.0f} minutes; checkpoint in {checkpoint}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from dycoke_lab.evaluation.grids import specimen_accuracy
+    from dycoke_lab.results.provenance import provenance
+
+    about = {"accuracy": specimen_accuracy(options.videos), "provenance": provenance()}
+    print(json.dumps(about, indent=1))
+
+
+def _clips(options: argparse.Namespace) -> None:
+    from dycoke_lab.specimen.clips import CLIPS, write_clips
+
+    write_clips()
+    print(f"wrote {CLIPS}")

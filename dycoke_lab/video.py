@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers.video_utils import VideoMetadata
 
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv")
 FAR = 250  # frames; what is further ahead is sought by the file's index, what is nearer is decoded up to
 
 Frames = NDArray[np.uint8]
@@ -41,6 +42,20 @@ class Video:
         high, wide = self.frames.shape[1:3]
         seconds = None if self.fps is None else self.total / self.fps
         return VideoMetadata(self.total, self.fps, wide, high, seconds, frames_indices=list(self.numbers))
+
+
+def video_paths(sources: Sequence[str | Path]) -> list[Path]:
+    """Return the videos of some sources: a file is one, a folder of pictures is one, and a folder of video
+    files is as many as it holds. Raises FileNotFoundError for a source that is not there."""
+    found = []
+    for source in map(Path, sources):
+        if not source.exists():
+            raise FileNotFoundError(f"videos={str(source)!r} is neither a file nor a folder")
+        inside = (
+            sorted(p for p in source.iterdir() if p.suffix.lower() in SUFFIXES) if source.is_dir() else []
+        )
+        found += inside or [source]
+    return found
 
 
 def read_video(source: str | Path | ArrayLike, frames: int | None = None, fps: float | None = None) -> Video:

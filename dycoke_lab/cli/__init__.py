@@ -8,7 +8,7 @@ import sys
 from dycoke_lab.cli.bench import add_bench
 from dycoke_lab.cli.evidence import add_grid, add_specimen, add_study, summarise
 from dycoke_lab.cli.options import one_line
-from dycoke_lab.cli.videos import add_run
+from dycoke_lab.cli.videos import add_diagnose, add_fidelity, add_run
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -16,6 +16,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser("dycoke-lab", description="Study token compression for video LLMs.")
     commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
     add_run(commands)
+    add_diagnose(commands)
+    add_fidelity(commands)
     add_study(commands)
     add_bench(commands)
     add_grid(commands, "evidence", 512, "all methods, ratios and questions on one specimen")

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers.cache_utils import DynamicCache
 
 from dycoke_lab.evaluation.diagnosis import written_tokens
-from dycoke_lab.evaluation.metrics import differing
-from dycoke_lab.methods import METHODS, Compression, Merger, Method, compose
+from dycoke_lab.evaluation.metrics import bootstrap, differing
+from dycoke_lab.methods import METHODS, Compression, Merger, Method, compose, label_of
 from dycoke_lab.models import decoder_of
+from dycoke_lab.results.rows import RowStore
 from dycoke_lab.runtime.compat import CACHE
 from dycoke_lab.runtime.shared_prefill import SharedPrefill
 
@@ -141,6 +144,68 @@ def fidelity_rows(
             "setting": vars(setting), **found, "words": len(full.split()), "changed": changed,
             "reference": full, "text": written,
         }  # fmt: skip
+
+
+def run_fidelity(
+    model: Any, processor: Any, paths: Iterable[Path], inputs_of: Callable[[Path], Any],
+    settings: list[Setting], out: Path, max_new_tokens: int = 128, about: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return a row for each video and setting; those that the folder `out` has are not run again.
+
+    inputs_of: the prompt of a video. about: what all rows have in common.
+    """
+    store = RowStore(out, **(about or {}))
+    done = {(row["video"], Setting(**row["setting"])) for row in store.rows()}
+    todo = {str(path): [s for s in settings if (str(path), s) not in done] for path in paths}
+    if any(todo.values()):
+        store.begin(videos=len(todo))
+    for video, missing in tqdm(todo.items(), desc="videos"):
+        if missing:
+            rows = fidelity_rows(model, processor, inputs_of(Path(video)), missing, max_new_tokens)
+            store.append({"video": video, **row} for row in rows)
+    return [row for row in store.rows() if Setting(**row["setting"]) in settings and row["video"] in todo]
+
+
+def methods_for(from_layer: int, model: Any) -> list[str]:
+    """Return the names of the methods that this model can have, but those that must know the future."""
+    names = [name for name, cls in METHODS.items() if name != "hindsight" and not issubclass(cls, Merger)]
+    allowed = []
+    for name in names:
+        try:
+            with compose(name, 0, 0.5, from_layer)(model):
+                allowed.append(name)
+        except ValueError:  # a family that cannot drop tokens inside its prefill
+            continue
+    return allowed
+
+
+def fidelity_summary(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Return a row for each method and share kept, with 95 % intervals over videos.
+
+    same choice: tokens of the reference that are the method's first choice, %. KL: in nats a token, mean.
+    same answer: videos whose free answer is the reference, %. words changed: of the free answers, %.
+    """
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["setting"]["method"], row["setting"]["kept"]), []).append(row)
+    table = []
+    for (method, kept), group in groups.items():
+        about = {"method": label_of(method), "kept": kept, "videos": len(group)}
+        agree = [(row["agrees"].count("1"), len(row["agrees"])) for row in group]
+        changed = [(row["changed"], max(1, row["words"])) for row in group]
+        kl = [(sum(row["kl"]), len(row["kl"])) for row in group]
+        same = [(row["departs"] is None, 1) for row in group]
+        table.append({
+            **about, "same choice, %": _interval(agree), "KL": _interval(kl, 1, 3),
+            "same answer, %": _interval(same), "words changed, %": _interval(changed),
+        })  # fmt: skip
+    return pd.DataFrame(table).sort_values(["kept", "method"], ascending=[False, True], ignore_index=True)
+
+
+def _interval(pairs: list[tuple[float, float]], scale: float = 100, digits: int = 1) -> str:
+    """Return the ratio of sums with its interval over videos; without one for a single video."""
+    mean, low, high = (scale * value for value in bootstrap(np.array([pairs], float)))
+    return f"{mean:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if len(pairs) > 1 else "")
 
 
 def steps_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -32,9 +32,10 @@ LOSS = 0.02  # of the answer's tokens: what may change where L is recommended
 def diagnose(
     model: Any, inputs: Mapping[str, Any], prune: Iterable[float] = (0.7, 0.9),
     methods: Iterable[str] = DIAGNOSED, run: Iterable[str] = RUN, merging: Compression | None = None,
-    by_head: bool = False, max_new_tokens: int = 128,
+    max_new_tokens: int = 128,
 ) -> pd.DataFrame:  # fmt: skip
-    """Return a row for each sample of a prompt, L, P and method: unread, coverage, expected, changed.
+    """Return a row for each sample of a prompt, L, P and method: unread, coverage (of the mean over heads,
+    and by head), expected, changed.
 
     inputs: a prompt with a video, or several of one length. methods: names of selectors; the best possible
     choice of as many tokens is added. run: those of the methods that are run, for `changed`. merging: before
@@ -54,8 +55,11 @@ def diagnose(
             for name in (*methods, BEST):
                 selector = None if name == BEST else _selector(name, trace, from_layer, ratio)
                 kept = chosen(selector, trace) if selector else best(trace, layers, ratio)
-                covered = mean_over(coverage(kept, trace, layers, by_head).T, written[:, 1:])
-                found = {"unread": unread, "coverage": covered, "expected": unread * (1 - covered)}
+                covered, by_head = (
+                    mean_over(coverage(kept, trace, layers, each).T, written[:, 1:]) for each in (False, True)
+                )
+                found = {"unread": unread, "coverage": covered, "coverage_by_head": by_head}
+                found["expected"] = unread * (1 - covered)
                 if name in run:
                     found["changed"] = _changed(shared, selector, answer, written)
                 about = {"from_layer": from_layer, "prune_ratio": ratio, "method": name}

@@ -24,6 +24,7 @@ from dycoke_lab.methods.interface import Assignment, LayerState, Step, VideoToke
 from dycoke_lab.methods.scores import retained_budget
 
 SCOPES = ("shared", "layer", "head")
+ABOVE = "attention above"  # of the pruned layers, at the step before; for a choice that is shared
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ class Selector(_Pruning, ABC):
                 f"{cls.__name__}: tokens can return (can_return=True) only with scope='shared': a layer's "
                 "own attention is known when the layer has attended, and inactive tokens have none in it"
             )
+        if ABOVE in cls.needs and cls.scope != "shared":
+            raise TypeError(f"{cls.__name__} needs {ABOVE!r}, which a choice with scope='shared' alone gets")
         cls.first_layer = 1 if cls.scope == "shared" else 0
 
     @abstractmethod

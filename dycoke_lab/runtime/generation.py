@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from dycoke_lab.methods.base import Compression
+from dycoke_lab.methods.base import ABOVE, Compression
 from dycoke_lab.models.token_layout import TokenLayout
 from dycoke_lab.runtime import compressed_cache
 from dycoke_lab.runtime.attention_hooks import Call
@@ -189,6 +189,8 @@ class Generation:
             if call.layer == scoring:
                 cache = self.cache() if self.cache else None
                 selection.observe(call, self.columns_at(call.layer), self.decoding, cache)
+            elif ABOVE in selection.selector.needs and call.layer in selection.layers:
+                selection.look_above(call)
 
     def finish_prefill(self, cache: Cache) -> None:
         """Adopt the cache, apply selections, and have the other layers written in place."""

@@ -14,6 +14,7 @@ from dycoke_lab.methods.interface import Place, Step
 from dycoke_lab.methods.scores import last_query_attention, window_attention
 from dycoke_lab.runtime.attention_hooks import Call
 from dycoke_lab.runtime.cache_layers import PrunedLayer
+from dycoke_lab.runtime.choices import check_choice
 from dycoke_lab.runtime.decoder_inputs import PromptColumns, columns_of
 from dycoke_lab.runtime.kv_swap import (
     Moves,
@@ -48,6 +49,7 @@ class Selection:
         self.next: Tensor | None = None  # a choice for the next step
         self.pending = False  # whether the last choice is yet to be applied
         self.memory: dict[str, Any] = {}
+        self.above: list[Tensor] = []  # what each pruned layer attends to in this step, if it is needed
         self.cache_layers: list[PrunedLayer] = []
         self.columns: PromptColumns | None = None
 
@@ -92,9 +94,11 @@ class Selection:
         self.number += 1
         previous, self.scores = self.scores, scores
         selected = None if self.selected is None else self.selected.view_as(self.candidates)
+        above = torch.stack(self.above).mean(0) if self.above else None
+        self.above = []
         step = Step(
             self.number, call.layer, scores, previous, self.candidates, self.budget, selected,
-            self.place, self.memory,
+            self.place, self.memory, above,
             lambda: self._over_visual(window_attention(*call[1:], self.selector.window), column, there),
             lambda: self._keys(call, column, there),
         )  # fmt: skip
@@ -109,6 +113,12 @@ class Selection:
         self._activate(chosen)
         if decoding and cache is not None:
             self.apply(cache)
+
+    def look_above(self, call: Call) -> None:
+        """Note what a pruned layer attends to, for the choice of the next step."""
+        attention = last_query_attention(call.query, call.key, call.mask, call.scaling).mean(1)
+        column, there = self.present() if self.cache_layers else self.where()
+        self.above.append(attention.gather(1, column[:, 0]) * there[:, 0])
 
     def _activate(self, chosen: Tensor) -> None:
         """Work out which columns are active from now on, and what has to be moved or kept for it."""
@@ -259,6 +269,7 @@ class Selection:
         for name in ("scores", "candidates", "budget", "next"):
             if (value := getattr(self, name)) is not None:
                 setattr(self, name, value[index.to(value.device)])
+        self.above = [part[index.to(part.device)] for part in self.above]
         if self.active:
             kept, real = self.active
             rows = rows.to(kept.device)
@@ -271,24 +282,3 @@ class Selection:
         """Put stock layers back, with the inactive tokens in them."""
         for number, layer in zip(self.layers, self.cache_layers, strict=False):  # there may be none yet
             cache.layers[number] = layer.whole(None if self.selector.evicts else self.order)
-
-
-def check_choice(chosen: Any, step: Step, selector: Selector) -> None:
-    """Raise ValueError, saying what is wrong, for a choice that a method of one's own may not make. Reads the
-    numbers, for which a GPU is waited for; the library's own methods are tested instead."""
-    name, shape = f"{type(selector).__name__}.select", tuple(step.candidates.shape)
-    if not isinstance(chosen, Tensor) or chosen.dtype != torch.bool or chosen.shape != shape:
-        got = (
-            f"{chosen.dtype}, {tuple(chosen.shape)}" if isinstance(chosen, Tensor) else type(chosen).__name__
-        )
-        raise ValueError(f"{name} must return a boolean tensor of shape {shape}, or None; it returned {got}")
-    if bool((chosen & ~step.candidates).any()):
-        raise ValueError(
-            f"{name} chose tokens that are merged away or evicted: it may choose among step.candidates"
-        )
-    counts = chosen.sum(-1)
-    if selector.fixed_budget and not torch.equal(counts, step.budget):
-        raise ValueError(
-            f"{name} chose {counts.tolist()} tokens, but step.budget is {step.budget.tolist()}: choose as "
-            "many, or set fixed_budget = False"
-        )

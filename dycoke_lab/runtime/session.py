@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 
-from dycoke_lab.methods.base import Compression
+from dycoke_lab.methods.base import ABOVE, Compression
 from dycoke_lab.models import decoder_of
 from dycoke_lab.models.find_video import VideoFinder
 from dycoke_lab.runtime.attention_hooks import Call, check_hooked, hooked, self_attentions
@@ -107,6 +107,7 @@ class Session:
         short = set(range(min(reduced), len(self.decoder.layers))) if reduced else set()
         if selector:
             scoring |= {selector.from_layer - 1} if selector.scope == "shared" else set(self.facts.pruned)
+            scoring |= set(self.facts.pruned) if ABOVE in selector.needs else set()
             short |= set(self.facts.pruned)
         # where heads differ in how many tokens they keep, even one batch element needs a mask
         uneven = selector is not None and selector.scope == "head" and not selector.fixed_budget

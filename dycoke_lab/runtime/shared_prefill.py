@@ -118,5 +118,5 @@ class SharedPrefill:
 def _layer(keys: Tensor, values: Tensor) -> DynamicLayer:
     layer = DynamicLayer()
     layer.lazy_initialization(keys, values)
-    layer.keys, layer.values = keys.clone(), values.clone()
+    layer.keys, layer.values = keys, values  # which is not written to: layers in place start with a copy
     return layer

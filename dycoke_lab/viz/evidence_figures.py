@@ -31,6 +31,7 @@ def method_lines(
     for name in methods if methods is not None else table["method"].unique():
         rows = table[(table["method"] == name) & table[x].isin(places)]
         mean = 100 * rows.groupby(x)["mean"].mean()
+        mean = mean.reindex([place for place in places if place in mean.index])
         at = [places.index(value) for value in mean.index]
         strong = name in ("full", "dynamic")
         ax.plot(at, mean, color=colour_of(name), linewidth=3 if strong else 1.8, zorder=3 if strong else 2)

@@ -27,16 +27,20 @@ def chosen(selector: Selector, trace: Trace) -> Bool[Tensor, "steps batch visual
     """
     if selector.scope != "shared":
         raise ValueError(f"{selector!r} chooses for each {selector.scope}: only a shared choice is simulated")
-    layer = selector.from_layer - 1
+    layer, scoring = selector.from_layer - 1, list(selector.scoring)
     candidates, place = trace.attended[0][layer], place_of(trace)
-    budget = selector.budget(candidates)
+    budget, above = selector.budget(candidates), trace.attention[0][selector.from_layer :].mean((0, 1))
     selected: Tensor | None = None
     previous: Tensor | None = None
     memory: dict[str, Any] = {}
     found = []
     for number, attention in enumerate(trace.attention):
-        scores = attention[layer].mean(0)
-        step = Step(number, layer, scores, previous, candidates, budget, selected, place, memory)
+        scores = attention[scoring].mean((0, 1))
+        by_layer = attention[scoring].mean(1).transpose(0, 1) if len(scoring) > 1 else None
+        step = Step(
+            number, layer, scores, previous, candidates, budget, selected, place, memory,
+            above if number else None, by_layer,
+        )  # fmt: skip
         if selected is None or selector.every_step:
             choice = selector.select(step)
             selected = selected if choice is None else choice

@@ -23,8 +23,9 @@ from torch import Tensor
 from dycoke_lab.methods.interface import Assignment, LayerState, Step, VideoTokens
 from dycoke_lab.methods.scores import retained_budget
 
+ALL_BELOW = 1_000
 SCOPES = ("shared", "layer", "head")
-ABOVE = "attention above"  # of the pruned layers, at the step before; for a choice that is shared
+ABOVE = "attention above"  # of the pruned layers, at the prompt's last token; for a choice that is shared
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ class Selector(_Pruning, ABC):
         attend; or one for each "layer", or for each key "head" of each layer, made by the layer's own
         attention, which takes effect at the next step.
     window: how many of the prompt's last queries `step.window_attention` holds.
+    layers_below: how many layers below from_layer score, for a choice that is shared; `step.scores` is the
+        mean of their attention, `step.by_layer` has each. ALL_BELOW: all.
     """
 
     seam: ClassVar[str] = "selector"
@@ -142,6 +145,7 @@ class Selector(_Pruning, ABC):
     fixed_budget: ClassVar[bool] = True
     scope: ClassVar[Literal["shared", "layer", "head"]] = "shared"
     window: ClassVar[int] = 1
+    layers_below: ClassVar[int] = 1
     inactive: Any = "evict"  # a field of the methods whose tokens can return: "device", "offload" or "evict"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -160,6 +164,11 @@ class Selector(_Pruning, ABC):
     @abstractmethod
     def select(self, step: Step) -> Bool[Tensor, "*rows visual"] | None:
         """Return the tokens to attend to from this step on, some of the candidates; None changes nothing."""
+
+    @property
+    def scoring(self) -> range:
+        """The layers whose attention scores, for a choice that is shared."""
+        return range(max(0, self.from_layer - self.layers_below), self.from_layer)
 
     @property
     def evicts(self) -> bool:

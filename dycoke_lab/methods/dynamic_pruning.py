@@ -53,6 +53,10 @@ class Dynamic(Reselecting):
     colour: ClassVar[str] = "#0173b2"
     paper: ClassVar[str] = "arXiv 2411.15024, 3.3"
 
+    def rank(self, step: Step) -> Tensor:
+        """Return what tokens are ranked by."""
+        return step.scores
+
     def select(self, step: Step) -> Tensor | None:
         if step.number == 0:
             return None
@@ -62,7 +66,9 @@ class Dynamic(Reselecting):
                 return None
         else:
             anew = None
-        chosen = top(step.scores, step.candidates, step.budget)  # <-- which tokens leave, and which return
+        chosen = top(
+            self.rank(step), step.candidates, step.budget
+        )  # <-- which tokens leave, and which return
         return chosen if anew is None else torch.where(anew[:, None], chosen, step.selected)  # type: ignore[arg-type]
 
 

@@ -86,8 +86,9 @@ class Step:
     selected: what was chosen last; None while nothing has been.
     memory: a dict that lasts for this generation; its tensors begin with the batch, and follow it when batch
         elements are exchanged (beams).
-    above: what the pruned layers attended to at the step before, mean over layers and heads; 0 for tokens
-        that were not active. None at step 0, and unless the method `needs` "attention above".
+    above: what the layers that will be pruned attended to at the prompt's last token, mean over layers and
+        heads. None at step 0, and unless the method `needs` "attention above".
+    by_layer: the attention of each scoring layer, mean over heads; None if one scores (then `scores` is it).
     """
 
     number: int
@@ -99,7 +100,8 @@ class Step:
     selected: Bool[Tensor, "*rows visual"] | None
     place: Place
     memory: dict[str, Any] = field(default_factory=dict)
-    above: Float[Tensor, "*rows visual"] | None = None
+    above: Float[Tensor, "batch visual"] | None = None
+    by_layer: Float[Tensor, "batch layers visual"] | None = None
     _window: Callable[[], Tensor] | None = None
     _keys: Callable[[], Tensor] | None = None
 

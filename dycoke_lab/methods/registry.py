@@ -13,6 +13,7 @@ from dycoke_lab.methods.fastv import FastV
 from dycoke_lab.methods.first_step import FirstStep
 from dycoke_lab.methods.hindsight import Hindsight
 from dycoke_lab.methods.last_query import LastQuery
+from dycoke_lab.methods.layer_vote import LayerVote
 from dycoke_lab.methods.reference_code import ReferenceCode
 from dycoke_lab.methods.temporal_merging import TTM
 
@@ -51,6 +52,7 @@ METHODS = Registry(
     {
         "ttm": TTM,
         "dynamic": Dynamic,
+        "layer_vote": LayerVote,
         "first_step": FirstStep,
         "reference_code": ReferenceCode,
         "last_query": LastQuery,

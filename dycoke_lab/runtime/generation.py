@@ -181,15 +181,11 @@ class Generation:
         if self.reduction and not self.decoding and call.layer + 1 in self.reduction.layers:
             self.reduction.observe(call, self.columns_at(call.layer))
         for selection in self.selections:
-            scoring = (
-                selection.selector.from_layer - 1
-                if selection.selector.scope == "shared"
-                else selection.layers[0]
-            )
-            if call.layer == scoring:
+            shared = selection.selector.scope == "shared"
+            if call.layer in (selection.selector.scoring if shared else selection.layers):
                 cache = self.cache() if self.cache else None
                 selection.observe(call, self.columns_at(call.layer), self.decoding, cache)
-            elif ABOVE in selection.selector.needs and call.layer in selection.layers:
+            elif not self.decoding and ABOVE in selection.selector.needs and call.layer in selection.layers:
                 selection.look_above(call)
 
     def finish_prefill(self, cache: Cache) -> None:

@@ -49,7 +49,8 @@ class Selection:
         self.next: Tensor | None = None  # a choice for the next step
         self.pending = False  # whether the last choice is yet to be applied
         self.memory: dict[str, Any] = {}
-        self.above: list[Tensor] = []  # what each pruned layer attends to in this step, if it is needed
+        self.below: list[Tensor] = []  # the scores of the lower layers that score, of this step
+        self.above: list[Tensor] = []  # what each pruned layer attended to in the prefill, if it is needed
         self.cache_layers: list[PrunedLayer] = []
         self.columns: PromptColumns | None = None
 
@@ -91,14 +92,20 @@ class Selection:
         attention = attention.unflatten(1, (self.heads, -1)).mean(2)  # over the query heads of each
         scores = attention.gather(2, column) * there
         scores = scores if self.selector.scope == "head" else scores[:, 0]
+        if self.selector.scope == "shared" and call.layer < self.selector.from_layer - 1:
+            self.below.append(scores)
+            return
+        by_layer = None
+        if self.below:
+            by_layer, self.below = torch.stack([*self.below, scores], 1), []
+            scores = by_layer.mean(1)
         self.number += 1
         previous, self.scores = self.scores, scores
         selected = None if self.selected is None else self.selected.view_as(self.candidates)
         above = torch.stack(self.above).mean(0) if self.above else None
-        self.above = []
         step = Step(
             self.number, call.layer, scores, previous, self.candidates, self.budget, selected,
-            self.place, self.memory, above,
+            self.place, self.memory, above, by_layer,
             lambda: self._over_visual(window_attention(*call[1:], self.selector.window), column, there),
             lambda: self._keys(call, column, there),
         )  # fmt: skip
@@ -115,9 +122,9 @@ class Selection:
             self.apply(cache)
 
     def look_above(self, call: Call) -> None:
-        """Note what a pruned layer attends to, for the choice of the next step."""
+        """Note what a layer that will be pruned attends to in the prefill."""
         attention = last_query_attention(call.query, call.key, call.mask, call.scaling).mean(1)
-        column, there = self.present() if self.cache_layers else self.where()
+        column, there = self.where()
         self.above.append(attention.gather(1, column[:, 0]) * there[:, 0])
 
     def _activate(self, chosen: Tensor) -> None:

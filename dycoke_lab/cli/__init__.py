@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from dycoke_lab.cli.bench import add_bench
-from dycoke_lab.cli.evidence import add_grid, add_specimen, add_study, summarise
+from dycoke_lab.cli.evidence import add_diagnoses, add_grid, add_specimen, add_study, summarise
 from dycoke_lab.cli.options import one_line
 from dycoke_lab.cli.videos import add_diagnose, add_fidelity, add_run
 
@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_bench(commands)
     add_grid(commands, "evidence", 512, "all methods, ratios and questions on one specimen")
     add_grid(commands, "sweep", 128, "ratios and similarity thresholds on one specimen")
+    add_diagnoses(commands)
     summary = commands.add_parser("summary", help="tables and figure of the committed evidence")
     summary.set_defaults(do=summarise)
     add_specimen(commands)

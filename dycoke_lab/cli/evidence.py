@@ -39,16 +39,37 @@ def add_grid(commands: Any, kind: str, videos: int, about: str) -> None:
 
 
 def _grid(options: argparse.Namespace) -> None:
-    from dycoke_lab.evaluation import grids
+    from dycoke_lab.evaluation import grids, settings
     from dycoke_lab.results import RESULTS, RowStore
     from dycoke_lab.specimen.specimens import specimen_named
 
     out = options.out or RESULTS / options.kind / options.name / f"seed-{options.seed}"
-    make = {"evidence": grids.evidence_grid, "sweep": grids.sweep_grid}[options.kind]
+    make = {"evidence": settings.evidence_grid, "sweep": settings.sweep_grid}[options.kind]
     configs = make(options.seed, specimen_named(options.name).name)
     rows = grids.run_grid(configs, options.videos, out)
     RowStore(out, videos=options.videos).pack()
     print(f"{rows['config'].nunique()} settings x {options.videos} videos in {out}")
+
+
+def add_diagnoses(commands: Any) -> None:
+    about = "diagnose validation videos of one specimen, to compare with its evidence"
+    diagnoses = commands.add_parser("diagnoses", help=about)
+    diagnoses.add_argument("name", help=NAMES)
+    add(diagnoses, "seed", None, "which specimen", type=int, required=True)
+    add(diagnoses, "videos", 8, "for each motion of the camera and number of scenes", type=at_least(1))
+    add(diagnoses, "threads", None, THREADS, type=at_least(1))
+    add(diagnoses, "out", None, "folder (default: diagnoses/NAME/seed-SEED in the results)", type=Path)
+    diagnoses.set_defaults(do=_diagnoses, saved="Finished batches are saved; the same command continues.")
+
+
+def _diagnoses(options: argparse.Namespace) -> None:
+    from dycoke_lab.evaluation.predictions import run_diagnoses
+    from dycoke_lab.results import DIAGNOSES, RowStore
+
+    out = options.out or DIAGNOSES / options.name / f"seed-{options.seed}"
+    rows = run_diagnoses(options.name, options.seed, out, options.videos)
+    RowStore(out, videos=options.videos).pack()
+    print(f"{len(rows)} rows in {out}")
 
 
 def summarise(options: argparse.Namespace) -> None:

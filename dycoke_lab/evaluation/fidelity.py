@@ -7,7 +7,7 @@ where it is given the reference so far at each step; and free, where it goes on 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ def fidelity_summary(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(table).sort_values(["kept", "method"], ascending=[False, True], ignore_index=True)
 
 
-def _interval(pairs: list[tuple[float, float]], scale: float = 100, digits: int = 1) -> str:
+def _interval(pairs: Sequence[tuple[float, float]], scale: float = 100, digits: int = 1) -> str:
     """Return the ratio of sums with its interval over videos; without one for a single video."""
     mean, low, high = (scale * value for value in bootstrap(np.array([pairs], float)))
     return f"{mean:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if len(pairs) > 1 else "")

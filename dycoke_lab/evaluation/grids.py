@@ -8,8 +8,7 @@ continues where it stopped; provenance.json says how it was made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ import torch
 from tqdm.auto import tqdm
 
 from dycoke_lab.attention.capture import capture_attention
-from dycoke_lab.methods import METHODS, Compression, Dynamic, Merger, PrefillReducer, compose
+from dycoke_lab.attention.coverage import chosen
+from dycoke_lab.evaluation.settings import EvaluationConfig
+from dycoke_lab.methods import METHODS, Compression, PrefillReducer
 from dycoke_lab.models.loading import load_model, specimen_names, specimen_seeds
 from dycoke_lab.results.rows import RowStore, read_rows
 from dycoke_lab.runtime.shared_prefill import SharedPrefill
@@ -28,101 +29,6 @@ from dycoke_lab.specimen.tasks import Task, make_task
 from dycoke_lab.specimen.world import QUESTIONS
 
 BATCH = 64
-SWEEP_PRUNE = 0.7  # P of the runs over similarity thresholds
-SWEEP_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
-
-
-@dataclass(frozen=True, order=True)
-class EvaluationConfig:
-    """One setting on one specimen. method: a name of METHODS, or "full", the full cache after merging."""
-
-    seed: int
-    question: str
-    merge_ratio: float
-    prune_ratio: float
-    from_layer: int
-    method: str
-    reselect_below: float = Dynamic.reselect_below
-    merge_threshold: float | None = None
-    specimen: str = "constructed"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.method, str):
-            raise TypeError(
-                f"method={self.method!r} must be a name, which rows can hold: add yours to dycoke_lab.METHODS"
-            )
-
-    @property
-    def prefill(self) -> tuple[Any, ...]:
-        """What settings have in common that can share a prefill."""
-        return self.specimen, self.seed, self.question, self.merge_ratio, self.merge_threshold
-
-    def compression(self, **fields: Any) -> Compression:
-        """Return what to switch on. fields: further parameters of the method."""
-        if hasattr(METHODS.get(self.method), "reselect_below"):
-            fields["reselect_below"] = self.reselect_below
-        return compose(
-            self.method, self.merge_ratio, self.prune_ratio, self.from_layer, self.merge_threshold, **fields
-        )
-
-
-def combinations(
-    seeds: Iterable[int], questions: Iterable[str] = ("describe",), merge: Iterable[float] = (0.0, 0.5, 0.7),
-    prune: Iterable[float] = (0.7, 0.9), layers: Iterable[int] = (3,), methods: Iterable[str] | None = None,
-    specimen: str = "constructed",
-) -> list[EvaluationConfig]:  # fmt: skip
-    """Return all combinations, and the full cache at each merge ratio. methods: None for all that prune."""
-    if methods is None:
-        methods = [name for name, cls in METHODS.items() if not issubclass(cls, Merger)]
-    configs = [
-        EvaluationConfig(seed, question, k, p, layer, method, specimen=specimen)
-        for seed in seeds for question in questions for k in merge for layer in layers for p in prune
-        for method in methods
-    ]  # fmt: skip
-    full = {replace(config, prune_ratio=0.0, from_layer=0, method="full") for config in configs}
-    return sorted([*full, *configs])
-
-
-def evidence_grid(seed: int, specimen: str = "constructed") -> list[EvaluationConfig]:
-    """Return the grid of the committed evidence: of the constructed specimens, all methods at L = 3, the main
-    ones at other L and questions; of the others, what data/results/PROTOCOL.md says."""
-    if specimen != "constructed":
-        return _protocol_grid(seed, specimen)
-    main = ("dynamic", "last_query", "random", "uniform")
-    short, more = ("actor", "compare"), ("fastv", "keep_first")
-    return sorted({
-        *combinations([seed]),
-        *combinations([seed], prune=(0.95,), methods=(*main, *more, "keep_none")),
-        *combinations([seed], merge=(0.5,), prune=(0.9,), layers=(1, 2, 4, 5), methods=(*main, "keep_none")),
-        *combinations([seed], short, merge=(0.0, 0.5), prune=(0.9,), methods=(*main, *more)),
-    })  # fmt: skip
-
-
-def _protocol_grid(seed: int, specimen: str) -> list[EvaluationConfig]:
-    every = [name for name, cls in METHODS.items() if not issubclass(cls, Merger | PrefillReducer)]
-    depth, some = specimen_named(specimen).size.layers, (3, 5, 6, 7, 8)
-    prune = (0.5, 0.7, 0.9, 0.95)
-    found = [
-        *combinations([seed], merge=(0.0, 0.5), prune=prune, layers=range(1, depth), methods=every),
-        *combinations([seed], merge=(0.3, 0.7), prune=prune, layers=some, methods=every),
-        *combinations([seed], ("actor", "compare"), (0.0, 0.5), layers=some, methods=every),
-        *combinations([seed], merge=(0.0, 0.5), layers=some, methods=("fastv",)),
-    ]
-    # what keeps nothing keeps nothing at any P
-    once = [c for c in found if c.method != "keep_none" or c.prune_ratio == 0.9]
-    return sorted({replace(config, specimen=specimen) for config in once})
-
-
-def sweep_grid(seed: int, specimen: str = "constructed") -> list[EvaluationConfig]:
-    """Return the grid to choose thresholds by: dynamic pruning over K x P, and over the similarity."""
-    ratios = [round(0.1 * k, 1) for k in range(10)]
-    prune = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
-    configs = combinations([seed], merge=ratios, prune=prune, methods=("dynamic",), specimen=specimen)
-    for threshold in SWEEP_THRESHOLDS:
-        full = replace(configs[0], merge_ratio=0.0, method="full", merge_threshold=threshold)
-        full = replace(full, prune_ratio=0.0, from_layer=0)
-        configs += [full, replace(full, prune_ratio=SWEEP_PRUNE, from_layer=3, method="dynamic")]
-    return configs
 
 
 def run_grid(configs: list[EvaluationConfig], videos: int, out: Path, progress: bool = True) -> pd.DataFrame:
@@ -185,7 +91,7 @@ class BatchRuns:
 
         right: for each video, how many words are right, a digit for each part of the answer. exact: whether
         all are. words: how many there are. motion: of the camera. left: the share of visual tokens that
-        merging retained.
+        merging retained. selections: of dynamic pruning, at a decoding step.
         """
         right = self.answer(config) == self.task.answer
         parts = torch.stack([right[:, part].sum(1) for part in self.task.parts], 1).tolist()
@@ -197,7 +103,17 @@ class BatchRuns:
             "exact": "".join(str(int(exact)) for exact in right.all(1).tolist()),
             "motion": "".join(map(str, self.task.videos.motion.tolist())),
             "left": round(float(self.shared.retained.float().mean()), 4),
+            "selections": self.selections(config),
         }
+
+    def selections(self, config: EvaluationConfig) -> float | None:
+        """Return how many selections dynamic pruning makes at a decoding step, mean over the batch, on the
+        full cache's answers."""
+        if config.method != "dynamic" or config.question != "describe":
+            return None
+        kept = chosen(config.compression().selector, self._trace)  # type: ignore[arg-type]
+        changes = (kept[1:] != kept[:-1]).any(-1)
+        return round(float((1 + changes.sum(0)).float().mean()) / len(kept), 4)
 
     def answer(self, config: EvaluationConfig) -> torch.Tensor:
         """Return what the model writes, (batch, words of the answer)."""
@@ -255,7 +171,7 @@ def read_grid(folder: Path) -> pd.DataFrame:
         extend("right", row["right"])
         for name in ("exact", "motion"):
             extend(name, [int(digit) for digit in row[name]])
-        about = {name: row[name] for name in ("scenes", "words", "left")}
+        about = {name: row.get(name) for name in ("scenes", "words", "left", "selections")}
         for name, value in {**about, **asdict(EvaluationConfig(**config))}.items():
             extend(name, [value] * count)
     return pd.DataFrame(columns)

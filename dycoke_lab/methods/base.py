@@ -23,7 +23,6 @@ from torch import Tensor
 from dycoke_lab.methods.interface import Assignment, LayerState, Step, VideoTokens
 from dycoke_lab.methods.scores import retained_budget
 
-ALL_BELOW = 1_000
 SCOPES = ("shared", "layer", "head")
 ABOVE = "attention above"  # of the pruned layers, at the prompt's last token; for a choice that is shared
 
@@ -135,7 +134,7 @@ class Selector(_Pruning, ABC):
         attention, which takes effect at the next step.
     window: how many of the prompt's last queries `step.window_attention` holds.
     layers_below: how many layers below from_layer score, for a choice that is shared; `step.scores` is the
-        mean of their attention, `step.by_layer` has each. ALL_BELOW: all.
+        mean of their attention, `step.by_layer` has each.
     """
 
     seam: ClassVar[str] = "selector"

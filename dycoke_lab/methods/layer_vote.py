@@ -1,8 +1,8 @@
-"""The lab's own selector: all layers below L score, each with the weight that it has earned in the prompt.
+"""The lab's own selector: three layers below L score, each with the weight that it has earned in the prompt.
 
 DyCoke takes the attention of layer L - 1 for what the layers above will attend to. Which of the layers below
-tells that best differs from model to model. Here each is compared, at the prompt's last token, where every
-layer still attends to everything, with what the layers from L on attend to on average.
+tells that best differs from model to model. Here each of three is compared, at the prompt's last token, where
+every layer still attends to everything, with what the layers from L on attend to on average.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from dycoke_lab.methods.base import ABOVE, ALL_BELOW
+from dycoke_lab.methods.base import ABOVE
 from dycoke_lab.methods.dynamic_pruning import Dynamic
 from dycoke_lab.methods.interface import Step
 
 
 @dataclass(frozen=True)
 class LayerVote(Dynamic):
-    """Keep at every step the tokens that the layers below L attend to, in a weighted mean; the others can
+    """Keep at every step the tokens that three layers below L attend to, in a weighted mean; the others can
     return.
 
     sharpness: a layer's weight is its cosine with the layers above, at the prompt's last token, to this
-        power; 0 weights all layers alike. Costs what reading the scores of the layers below costs.
+        power; 0 weights all layers alike. Costs what reading the scores of two more layers costs.
     """
 
     sharpness: float = 2.0
@@ -34,7 +34,7 @@ class LayerVote(Dynamic):
     colour: ClassVar[str] = "#cc78bc"
     paper: ClassVar[str] = "this lab"
     needs: ClassVar[frozenset[str]] = frozenset({"attention", ABOVE})
-    layers_below: ClassVar[int] = ALL_BELOW
+    layers_below: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,7 +42,7 @@ class LayerVote(Dynamic):
             raise ValueError(f"sharpness={self.sharpness!r} must be a number from 0")
 
     def rank(self, step: Step) -> Tensor:
-        if step.by_layer is None or step.above is None:  # from_layer=1: a single layer is below
+        if step.by_layer is None or step.above is None:  # from_layer=1: one layer is below
             return step.scores
         if "weights" not in step.memory:
             layers = step.memory["prompt"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DATA = ROOT / "data" if IN_CHECKOUT else ROOT / "dycoke_lab" / "_data"  # a wheel brings specimens and clips
 RESULTS = DATA / "results" if IN_CHECKOUT else Path("runs")
 EVIDENCE = RESULTS / "evidence"  # the committed grids: a folder for each kind of specimen, in it seeds
+DIAGNOSES = RESULTS / "diagnoses"  # the same, of `diagnose` on validation videos
 CONSTRUCTED = EVIDENCE / "constructed"
 SWEEP = RESULTS / "sweep" / "constructed"  # the committed grid that thresholds are chosen by
 BENCH = RESULTS / "bench"  # committed times and bytes

@@ -72,7 +72,7 @@ def _panel(ax: Axes | None) -> tuple[Figure, Axes]:
     return ax.figure, ax  # type: ignore[return-value]
 
 
-def _label_ends(ax: Axes, ends: list[tuple[float, str, str, float]]) -> None:
+def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, str, float]]) -> None:
     """Write each line's name at its end; names that would overlap are moved apart."""
     low, high = ax.get_ylim()
     room = (high - low) / 16

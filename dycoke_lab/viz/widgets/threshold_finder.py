@@ -7,8 +7,8 @@ from typing import Any
 import ipywidgets as w
 import pandas as pd
 
-from dycoke_lab.evaluation.grids import SWEEP_PRUNE
 from dycoke_lab.evaluation.metrics import heat_table, threshold_table
+from dycoke_lab.evaluation.settings import SWEEP_PRUNE
 from dycoke_lab.viz.frames import finder_axes, finder_view
 from dycoke_lab.viz.widgets.controls import call, chooser, slider
 from dycoke_lab.viz.widgets.panel import Panel

@@ -75,7 +75,7 @@ class Specimen:
 
 
 CURRICULUM = (Stage((1,), 32), Stage((2,)), Stage((3,)), Stage((2, 3, 4, 4, 5, 5)))
-_STILLS = Recipe((Stage((1,), 64, cadence=1), *CURRICULUM), steps=4500, muon_lr=2e-3, patience=3000)
+_STILLS = Recipe((Stage((1,), 64, cadence=1), *CURRICULUM), steps=3300, muon_lr=2e-3, patience=3000)
 SPECIMENS = {
     specimen.name: specimen
     for specimen in (

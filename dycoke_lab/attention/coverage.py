@@ -49,35 +49,41 @@ def chosen(selector: Selector, trace: Trace) -> Bool[Tensor, "steps batch visual
     return torch.stack(found[1:])
 
 
-def best(trace: Trace, layers: Sequence[int], prune_ratio: float) -> Bool[Tensor, "steps batch visual"]:
-    """Return the tokens that these layers attend to most at each decoding step: as many as a selector of this
-    prune ratio may keep."""
-    candidates = trace.attended[0][layers[0]]
-    budget = retained_budget(candidates, prune_ratio)
-    found = [
-        top(_within(step[list(layers)]).mean((0, 1)), candidates, budget) for step in trace.attention[1:]
-    ]
-    return torch.stack(found)
+def looked(trace: Trace, layers: Sequence[int], by_head: bool = False) -> Float[Tensor, "steps batch visual"]:
+    """Return what these layers attend to at each decoding step, as shares of what the video gets, mean over
+    layers. by_head: each head's shares by themselves, and their mean; else those of the mean over heads."""
+    attention = torch.stack([step[list(layers)] for step in trace.attention[1:]])
+    attention = attention if by_head else attention.mean(2, keepdim=True)
+    return (attention / attention.sum(-1, keepdim=True).clamp(min=1e-12)).mean((1, 2))
+
+
+def aimed(
+    looked: Float[Tensor, "steps batch visual"], written: Bool[Tensor, "steps batch"]
+) -> Float[Tensor, "steps batch visual"]:
+    """Return what each step attends to more than the answer's other steps do on average. A token that gets
+    the same at every step, a sink, tells nothing of what this step needs.
+
+    written: the steps that count, of each batch element.
+    """
+    real = looked * written[..., None]
+    others = (written.sum(0) - 1).clamp(min=1)[:, None]
+    excess = (looked - (real.sum(0) - real) / others).clamp(min=0)
+    return excess / excess.sum(-1, keepdim=True).clamp(min=1e-12)
 
 
 def coverage(
-    kept: Bool[Tensor, "steps batch visual"], trace: Trace, layers: Sequence[int], by_head: bool = False
+    kept: Bool[Tensor, "steps batch visual"], looked: Float[Tensor, "steps batch visual"]
 ) -> Float[Tensor, "steps batch"]:
-    """Return the share of these layers' attention within the video that falls on the tokens kept, at each
-    decoding step; mean over the layers.
-
-    by_head: normalise each head's attention by itself; else the mean over heads, for each layer.
-    """
-    shares = []
-    for step, mask in zip(trace.attention[1:], kept, strict=True):
-        attention = step[list(layers)] if by_head else step[list(layers)].mean(1, keepdim=True)
-        shares.append((_within(attention) * mask).sum(-1).mean((0, 1)))
-    return torch.stack(shares)
+    """Return the share of the attention that falls on the tokens kept, at each decoding step."""
+    return (looked * kept).sum(-1)
 
 
-def _within(attention: Tensor) -> Tensor:
-    """Attention as shares of what the video gets."""
-    return attention / attention.sum(-1, keepdim=True).clamp(min=1e-12)
+def best(
+    looked: Float[Tensor, "steps batch visual"], candidates: Bool[Tensor, "batch visual"], prune_ratio: float
+) -> Bool[Tensor, "steps batch visual"]:
+    """Return the tokens that get most at each decoding step: as many as a selector of this ratio keeps."""
+    budget = retained_budget(candidates, prune_ratio)
+    return torch.stack([top(step, candidates, budget) for step in looked])
 
 
 def place_of(trace: Trace) -> Place:

@@ -2,9 +2,10 @@
 video from there on.
 
 unread: the share of the answer's tokens that come out otherwise if the layers from L on read no video at all.
-coverage: the share of those layers' attention within the video that falls on what a method keeps. expected:
-unread x (1 - coverage), which ranks methods and layers by the loss that is to be expected. changed: the share
-of the answer's tokens that do come out otherwise under the method.
+coverage: the share of those layers' attention within the video that falls on what a method keeps. aim: the
+same of the attention by which a step differs from the others (`coverage.aimed`), divided by the best possible.
+expected: mean over steps of unread x (1 - aim) ** 3, which ranks methods and layers by the loss that is to be
+expected. changed: the share of the answer's tokens that do come out otherwise under the method.
 """
 
 from __future__ import annotations
@@ -18,13 +19,23 @@ from torch import Tensor
 
 from dycoke_lab.apply import prunable_layers
 from dycoke_lab.attention.capture import capture_attention
-from dycoke_lab.attention.coverage import best, chosen, coverage
+from dycoke_lab.attention.coverage import aimed, best, chosen, coverage, looked
 from dycoke_lab.attention.trace import Trace
 from dycoke_lab.methods import METHODS, Compression, KeepNone, Selector, label_of
 from dycoke_lab.runtime.shared_prefill import SharedPrefill
 
 BEST = "best possible"
-DIAGNOSED = ("dynamic", "last_query", "first_step", "random", "uniform", "keep_first", "hindsight")
+SHARPNESS = 3  # chosen on the pilot, as PROTOCOL.md says
+DIAGNOSED = (
+    "dynamic",
+    "layer_vote",
+    "last_query",
+    "first_step",
+    "random",
+    "uniform",
+    "keep_first",
+    "hindsight",
+)
 RUN = ("dynamic", "last_query")
 LOSS = 0.02  # of the answer's tokens: what may change where L is recommended
 
@@ -35,7 +46,7 @@ def diagnose(
     max_new_tokens: int = 128,
 ) -> pd.DataFrame:  # fmt: skip
     """Return a row for each sample of a prompt, L, P and method: unread, coverage (of the mean over heads,
-    and by head), expected, changed.
+    and by head), aim, expected, changed.
 
     inputs: a prompt with a video, or several of one length. methods: names of selectors; the best possible
     choice of as many tokens is added. run: those of the methods that are run, for `changed`. merging: before
@@ -49,21 +60,27 @@ def diagnose(
     trace.attention, trace.attended = trace.attention[: answer.shape[1]], trace.attended[: answer.shape[1]]
     shared = SharedPrefill(model, dict(inputs), merging)
     rows = []
+    steps = written[:, 1:].T
     for from_layer, layers in prunable_layers(model).items():
-        unread = _changed(shared, KeepNone(0.5, from_layer), answer, written)
+        unread = _changed(shared, KeepNone(0.5, from_layer), answer)
+        views = [looked(trace, layers), looked(trace, layers, by_head=True)]
+        views.append(aimed(views[0], steps))
         for ratio in prune:
+            ideal = best(views[2], trace.attended[0][layers[0]], ratio)
+            possible = coverage(ideal, views[2]).clamp(min=1e-12)
             for name in (*methods, BEST):
                 selector = None if name == BEST else _selector(name, trace, from_layer, ratio)
-                kept = chosen(selector, trace) if selector else best(trace, layers, ratio)
-                covered, by_head = (
-                    mean_over(coverage(kept, trace, layers, each).T, written[:, 1:]) for each in (False, True)
-                )
-                found = {"unread": unread, "coverage": covered, "coverage_by_head": by_head}
-                found["expected"] = unread * (1 - covered)
+                kept = chosen(selector, trace) if selector else ideal
+                mean, by_head, aim = (coverage(kept, view) for view in views)
+                aim = (aim / possible).clamp(max=1)
+                found = {
+                    "unread": unread, "coverage": mean, "coverage_by_head": by_head, "aim": aim,
+                    "expected": unread * (1 - aim) ** SHARPNESS,
+                }  # fmt: skip
                 if name in run:
-                    found["changed"] = _changed(shared, selector, answer, written)
+                    found["changed"] = _changed(shared, selector, answer)
                 about = {"from_layer": from_layer, "prune_ratio": ratio, "method": name}
-                values = {name: part.tolist() for name, part in found.items()}
+                values = {key: mean_over(part, steps).tolist() for key, part in found.items()}
                 rows.append(pd.DataFrame({"sample": range(len(answer)), **about, **values}))
     return pd.concat(rows, ignore_index=True)
 
@@ -73,11 +90,10 @@ def _selector(name: str, trace: Trace, from_layer: int, ratio: float) -> Selecto
     return METHODS[name](prune_ratio=ratio, from_layer=from_layer, **fields)  # type: ignore[call-arg,return-value]
 
 
-def _changed(shared: SharedPrefill, selector: Selector | None, answer: Tensor, written: Tensor) -> Tensor:
-    """Return the share of each answer's tokens, after the first, that come out otherwise when the answer so
-    far is given."""
-    changed = shared.forced(selector, answer).argmax(-1) != answer
-    return mean_over(changed[:, 1:], written[:, 1:])
+def _changed(shared: SharedPrefill, selector: Selector | None, answer: Tensor) -> Tensor:
+    """Return which of the answer's tokens, after the first, come out otherwise when the answer so far is
+    given: (steps, batch), 0 or 1."""
+    return (shared.forced(selector, answer).argmax(-1) != answer)[:, 1:].T.float()
 
 
 def written_tokens(answer: Tensor, end: int | list[int]) -> Tensor:
@@ -87,8 +103,8 @@ def written_tokens(answer: Tensor, end: int | list[int]) -> Tensor:
 
 
 def mean_over(values: Tensor, where: Tensor) -> Tensor:
-    """Return the mean of each row over the places that count."""
-    return (values * where).sum(1) / where.sum(1).clamp(min=1)
+    """Return the mean over steps, those that count, of (steps, batch)."""
+    return (values * where).sum(0) / where.sum(0).clamp(min=1)
 
 
 def recommended(table: pd.DataFrame, method: str = "dynamic", loss: float = LOSS) -> int:

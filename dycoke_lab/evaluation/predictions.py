@@ -18,7 +18,7 @@ from dycoke_lab.specimen.tasks import make_task
 
 PRUNE = (0.5, 0.7, 0.9, 0.95)
 CELL = ["from_layer", "prune_ratio", "method"]
-FOUND = ["unread", "coverage", "coverage_by_head", "expected", "changed"]
+FOUND = ["unread", "coverage", "coverage_by_head", "aim", "expected", "changed"]
 
 
 def run_diagnoses(

@@ -3,7 +3,7 @@ video from there on.
 
 unread: the share of the answer's tokens that come out otherwise if the layers from L on read no video at all.
 coverage: the share of those layers' attention within the video that falls on what a method keeps. aim: the
-same of the attention by which a step differs from the others (`coverage.aimed`), divided by the best possible.
+same of the attention by which a step differs from the others (`coverage.aimed`), over the best possible.
 expected: mean over steps of unread x (1 - aim) ** 3, which ranks methods and layers by the loss that is to be
 expected. changed: the share of the answer's tokens that do come out otherwise under the method.
 """

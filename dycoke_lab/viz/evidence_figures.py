@@ -8,8 +8,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from dycoke_lab.methods import colour_of, label_of
 
@@ -66,17 +68,101 @@ def fidelity(rows: Iterable[Row]) -> Figure:
     return method_lines(means, "kept", title, "visual tokens kept, %", "same first choice, %", ticks=places)
 
 
+def motion_lines(table: pd.DataFrame, title: str) -> Figure:
+    """Draw words right against K, a line for each motion of the camera through the means over seeds.
+
+    table: columns motion (its name), merge_ratio, seed, mean (0 to 1).
+    """
+    figure, ax = _panel(None)
+    colours = sns.color_palette("viridis", table["motion"].nunique())
+    ends = []
+    for colour, (motion, rows) in zip(colours, table.groupby("motion", sort=False), strict=True):
+        mean = 100 * rows.groupby("merge_ratio")["mean"].mean()
+        ax.plot(mean.index, mean, color=colour, linewidth=2.5)
+        ax.plot(rows["merge_ratio"], 100 * rows["mean"], "o", color=colour, markersize=4, alpha=0.6)
+        ends.append((float(mean.iloc[-1]), str(motion), colour, float(mean.index[-1])))
+    _label_ends(ax, ends)
+    ax.set(xlabel="K, the share merged away of later frames", ylabel="words right, %", title=title)
+    return figure
+
+
+def reselections(table: pd.DataFrame, title: str) -> Figure:
+    """Draw words right against how many selections are made at a step, a line for each P; each point has its
+    threshold `reselect_below`.
+
+    table: columns prune_ratio, reselect_below, selections, mean (0 to 1).
+    """
+    figure, ax = _panel(None)
+    ends = []
+    for number, (ratio, rows) in enumerate(table.groupby("prune_ratio")):
+        rows = rows.sort_values("selections")
+        colour = sns.color_palette("colorblind")[number]
+        ax.plot(100 * rows["selections"], 100 * rows["mean"], "o-", color=colour, linewidth=2.5)
+        for _, row in rows.iterrows():
+            place = 100 * row["selections"], 100 * row["mean"]
+            name = {-1.0: "never again", 2.0: "always"}.get(
+                row["reselect_below"], f"{row['reselect_below']:g}"
+            )
+            ax.annotate(
+                name, place, (0, 8), textcoords="offset points", ha="center", fontsize=9, color=colour
+            )
+        last = rows.iloc[-1]
+        ends.append((100 * last["mean"], f"P = {ratio:g}", colour, 100 * last["selections"]))
+    _label_ends(ax, ends, 3)
+    ax.set(xlabel="selections, % of decoding steps", ylabel="words right, %", title=title)
+    return figure
+
+
+def predicted(table: pd.DataFrame, x: str, title: str, xlabel: str) -> Figure:
+    """Draw the measured loss of words against what was predicted, a panel for each specimen, a dot for each
+    cell of method, L and P.
+
+    table: columns specimen, method, loss (0 to 1), `x`.
+    """
+    names = list(table["specimen"].unique())
+    size = (4.2 * len(names), 4.2)
+    figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for ax, name in zip(axes[0], names, strict=True):
+        for method, rows in table[table["specimen"] == name].groupby("method"):
+            look = dict(
+                color=colour_of(str(method)), label=label_of(str(method)), s=16, alpha=0.6, linewidth=0
+            )
+            ax.scatter(100 * rows[x], 100 * rows["loss"], **look)  # type: ignore[arg-type]
+        ax.set_title(name, fontsize=11, fontweight="normal")
+        ax.set(xlabel=xlabel, ylabel="words lost, points" if ax is axes[0, 0] else "")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside right center", frameon=False)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)  # type: ignore[union-attr]
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def head_map(values: Tensor, title: str, label: str) -> Figure:
+    """Draw (layers, heads), in %, as a table of colours."""
+    figure, ax = plt.subplots(
+        figsize=(0.9 * values.shape[1] + 3, 0.42 * len(values) + 1.4), layout="constrained"
+    )
+    sns.heatmap(
+        100 * values.numpy(), ax=ax, annot=True, fmt=".0f", cmap="rocket_r", vmin=0, cbar_kws={"label": label}
+    )
+    ax.set(xlabel="head", ylabel="layer", title=title)
+    ax.tick_params(axis="y", rotation=0)
+    return figure
+
+
 def _panel(ax: Axes | None) -> tuple[Figure, Axes]:
     if ax is None:
         return plt.subplots(figsize=(8.5, 4.8), layout="constrained")
     return ax.figure, ax  # type: ignore[return-value]
 
 
-def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, str, float]]) -> None:
-    """Write each line's name at its end; names that would overlap are moved apart."""
+def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, Any, float]], gap: float | None = None) -> None:
+    """Write each line's name at its end; names that would overlap are moved apart. gap: between the last end
+    and the names, in units of x."""
     low, high = ax.get_ylim()
     room = (high - low) / 16
-    ends = sorted(ends)
+    ends = sorted(ends, key=lambda end: end[0])
     heights = np.array([end[0] for end in ends], float)
     for _ in range(50):
         for i in range(len(heights) - 1):
@@ -84,9 +170,11 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, str, float]]) -> None
             if overlap > 0:
                 heights[i], heights[i + 1] = heights[i] - overlap / 2, heights[i + 1] + overlap / 2
     last = max(end[3] for end in ends)
+    left, right = ax.get_xlim()
+    apart = (right - left) / 30 if gap is None else gap
     for height, (value, label, colour, at) in zip(heights, ends, strict=True):
         ax.annotate(
-            label, (at, value), (last + 0.12, height), color=colour, va="center", fontsize=11,
+            label, (at, value), (last + apart, height), color=colour, va="center", fontsize=11,
             arrowprops=dict(arrowstyle="-", color=colour, linewidth=0.6, alpha=0.6),
         )  # fmt: skip
-    ax.set_xlim(None, last + 0.1)
+    ax.set_xlim(None, last + 0.8 * apart)

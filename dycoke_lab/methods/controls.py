@@ -66,7 +66,7 @@ class KeepNone(_Control):
     the prefill (which writes the first token). A selection that does no better selects nothing of use."""
 
     label: ClassVar[str] = "no video from L on"
-    colour: ClassVar[str] = "#fbafe4"
+    colour: ClassVar[str] = "#8c564b"
 
     @property
     def off(self) -> bool:

@@ -1,0 +1,109 @@
+"""The committed evidence as tables for notebooks, README and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import pandas as pd
+
+from dycoke_lab.evaluation.diagnosis import recommended
+from dycoke_lab.evaluation.grids import read_grid
+from dycoke_lab.evaluation.predictions import CELL, FOUND, read_diagnoses
+from dycoke_lab.evaluation.tables import counted, losses, means
+from dycoke_lab.results.folders import DIAGNOSES, EVIDENCE, SWEEP
+from dycoke_lab.specimen.specimens import specimen_named
+
+PAPER_LAYER = 3
+
+
+def names_in(folder: object = EVIDENCE) -> list[str]:
+    """Return the kinds of specimens that a folder of results holds."""
+    return sorted(path.name for path in folder.glob("*/") if any(path.glob("seed-*")))  # type: ignore[attr-defined]
+
+
+@lru_cache(maxsize=1)
+def load_evidence() -> pd.DataFrame:
+    """Return the rows of all specimens, with the number of right words as `count`, and `kept`: % of retained
+    tokens that the pruned layers attend to."""
+    rows = pd.concat([counted(read_grid(EVIDENCE / name)) for name in names_in()], ignore_index=True)
+    return rows.assign(kept=(100 * (1 - rows["prune_ratio"])).round().astype(int))
+
+
+@lru_cache(maxsize=1)
+def load_diagnoses() -> pd.DataFrame:
+    """Return what was diagnosed on validation videos, with a column `specimen`."""
+    tables = [read_diagnoses(DIAGNOSES / name).assign(specimen=name) for name in names_in(DIAGNOSES)]
+    return pd.concat(tables, ignore_index=True)
+
+
+def chosen_layers(prune_ratio: float = 0.7) -> dict[str, int]:
+    """Return, for each kind of specimen, the L that `diagnose` recommends on validation videos."""
+    rows = load_diagnoses()
+    rows = rows[rows["prune_ratio"] == prune_ratio]
+    return {str(name): recommended(group) for name, group in rows.groupby("specimen")}
+
+
+def at_layer(
+    evidence: pd.DataFrame, specimen: str, layer: int, methods: Sequence[str], merge_ratio: float = 0.0
+) -> pd.DataFrame:
+    """Return words right in descriptions, by seed, method and share kept. What keeps no video has the same at
+    every share."""
+    rows = evidence[
+        (evidence["specimen"] == specimen)
+        & (evidence["question"] == "describe")
+        & (evidence["merge_ratio"] == merge_ratio)
+        & (evidence["from_layer"] == layer)
+        & evidence["method"].isin(methods)
+    ]
+    table = means(rows, ["method", "seed", "kept"]).reset_index()
+    none = table[table["method"] == "keep_none"].drop(columns="kept").drop_duplicates(["method", "seed"])
+    kept = pd.DataFrame({"kept": sorted(table["kept"].unique())})
+    return pd.concat(
+        [table[table["method"] != "keep_none"], none.merge(kept, how="cross")], ignore_index=True
+    )
+
+
+def reselection(layer: int, specimen: str = "footage") -> pd.DataFrame:
+    """Return words right, and selections at a step, by P and `reselect_below`, mean over seeds."""
+    rows = counted(read_grid(SWEEP.parent / specimen))
+    rows = rows[(rows["method"] == "dynamic") & (rows["from_layer"] == layer)]
+    keys = ["prune_ratio", "reselect_below"]
+    made = rows.groupby(keys)["selections"].mean()
+    return pd.concat([means(rows, keys), made], axis=1).reset_index()
+
+
+def merging(specimen: str = "footage") -> pd.DataFrame:
+    """Return words right with merging alone, by seed, motion of the camera and K, and how `unlike` merged
+    tokens are to what stands for them, on validation videos."""
+    motions = specimen_named(specimen).world.motions
+    rows = counted(read_grid(SWEEP.parent / specimen))
+    rows = rows[rows["method"] == "full"].assign(motion=lambda t: t["motion"].map(dict(enumerate(motions))))
+    found = means(rows, ["motion", "seed", "merge_ratio"]).reset_index()
+    diagnosed = load_diagnoses()
+    diagnosed = diagnosed[(diagnosed["specimen"] == specimen) & diagnosed["unlike"].notna()]
+    unlike = diagnosed.groupby(["motion", "seed", "merge_ratio"])["unlike"].mean().reset_index()
+    table = found.merge(unlike, on=["motion", "seed", "merge_ratio"], how="left").fillna({"unlike": 0.0})
+    order = {name: number for number, name in enumerate(motions)}
+    return table.sort_values(
+        ["motion", "merge_ratio"], key=lambda c: c.map(order) if c.name == "motion" else c
+    )
+
+
+def predicted_losses(by_motion: bool = False) -> pd.DataFrame:
+    """Return, for each specimen, seed, L, P and method, without merging, what was diagnosed on validation
+    videos and the `loss` of words then measured on test videos. plain: unread x (1 - coverage)."""
+    keys = ["specimen", "seed", *CELL]
+    evidence = load_evidence()
+    rows = evidence[(evidence["question"] == "describe") & (evidence["merge_ratio"] == 0)]
+    diagnosed = load_diagnoses()
+    diagnosed = diagnosed[diagnosed["method"].notna()]
+    if by_motion:
+        keys.append("motion")
+        names = {name: dict(enumerate(specimen_named(name).world.motions)) for name in names_in()}
+        rows = rows.assign(
+            motion=[names[s][m] for s, m in zip(rows["specimen"], rows["motion"], strict=True)]
+        )
+    found = diagnosed.groupby(keys)[FOUND].mean().reset_index()
+    found["plain"] = found["unread"] * (1 - found["coverage"])
+    return losses(rows, keys).merge(found, on=keys)

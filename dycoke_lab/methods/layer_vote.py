@@ -31,7 +31,7 @@ class LayerVote(Dynamic):
     sharpness: float = 2.0
 
     label: ClassVar[str] = "layer vote (this lab's)"
-    colour: ClassVar[str] = "#cc78bc"
+    colour: ClassVar[str] = "#6a3d9a"
     paper: ClassVar[str] = "this lab"
     needs: ClassVar[frozenset[str]] = frozenset({"attention", ABOVE})
     layers_below: ClassVar[int] = 3

@@ -169,6 +169,7 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, Any, float]], gap: fl
             overlap = room - (heights[i + 1] - heights[i])
             if overlap > 0:
                 heights[i], heights[i + 1] = heights[i] - overlap / 2, heights[i + 1] + overlap / 2
+    heights -= max(0.0, heights[-1] - high)
     last = max(end[3] for end in ends)
     left, right = ax.get_xlim()
     apart = (right - left) / 30 if gap is None else gap

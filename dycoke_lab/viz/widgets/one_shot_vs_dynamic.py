@@ -39,6 +39,7 @@ class OneShotVsDynamic(Panel):
         prune_ratio: float = 0.9,
         method: str = "last_query",
         step: int = 6,
+        from_layer: int = LAYER,
     ) -> None:
         self.runner, self.shown = runner, clip
         layers = runner.model.config.get_text_config().num_hidden_layers
@@ -50,10 +51,10 @@ class OneShotVsDynamic(Panel):
             "method": chooser("against", "Who selects once, for the whole answer.", names, method, "330px"),
             "prune_ratio": prune_slider(prune_ratio, least=0.05),
             "merge_ratio": merge_slider(merge_ratio),
-            "from_layer": layer_slider(LAYER, layers),
+            "from_layer": layer_slider(from_layer, layers),
             "step": slider(w.IntSlider, "step", about, value=min(step, last), min=0, max=last),
         }
-        self.runs = self._run(clip, _pair(method, merge_ratio, prune_ratio, LAYER))
+        self.runs = self._run(clip, _pair(method, merge_ratio, prune_ratio, from_layer))
         rows = [["clip", "method", "step"], ["prune_ratio", "merge_ratio", "from_layer"]]
         super().__init__("One-shot and dynamic pruning", controls, rows)
 

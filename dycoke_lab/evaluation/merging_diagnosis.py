@@ -47,7 +47,7 @@ def merging_loss(features: Tensor, ratio: float, window: int = 4) -> tuple[Tenso
     into = merged_into(keep, window)
     flat = features.flatten(1, 2).float()
     stands = flat.gather(1, into[..., None].expand_as(flat))
-    unlike = (1 - F.cosine_similarity(flat, stands, dim=-1)).clamp(min=0)
+    unlike = (1 - F.cosine_similarity(flat, stands, dim=-1)).clamp(min=0) * ~keep.flatten(1)
     return keep.flatten(1).float().mean(1), unlike.mean(1)
 
 

@@ -11,10 +11,14 @@ from dycoke_lab.evaluation.diagnosis import recommended
 from dycoke_lab.evaluation.grids import read_grid
 from dycoke_lab.evaluation.predictions import CELL, FOUND, read_diagnoses
 from dycoke_lab.evaluation.tables import counted, losses, means
+from dycoke_lab.methods import label_of
 from dycoke_lab.results.folders import DIAGNOSES, EVIDENCE, SWEEP
 from dycoke_lab.specimen.specimens import specimen_named
 
 PAPER_LAYER = 3
+README_METHODS = (
+    "full", "dynamic", "layer_vote", "hindsight", "last_query", "fastv", "random", "uniform", "keep_none",
+)  # fmt: skip
 
 
 def names_in(folder: object = EVIDENCE) -> list[str]:
@@ -107,3 +111,31 @@ def predicted_losses(by_motion: bool = False) -> pd.DataFrame:
     found = diagnosed.groupby(keys)[FOUND].mean().reset_index()
     found["plain"] = found["unread"] * (1 - found["coverage"])
     return losses(rows, keys).merge(found, on=keys)
+
+
+def readme_table(prune_ratio: float = 0.9) -> str:
+    """Return the README's table, as Markdown: words right in descriptions without merging, the mean of the
+    seeds (lowest to highest), at the paper's L and at the L that was chosen on validation videos."""
+    evidence = load_evidence()
+    evidence = evidence[(evidence["question"] == "describe") & (evidence["merge_ratio"] == 0)]
+    layers = chosen_layers(prune_ratio)
+    columns = [("constructed", PAPER_LAYER)]
+    for name in names_in():
+        if name != "constructed":
+            columns += [(name, layer) for layer in dict.fromkeys((PAPER_LAYER, layers[name]))]
+    lines = [
+        "| words right, % | " + " | ".join(f"{name}, L={layer}" for name, layer in columns) + " |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for method in README_METHODS:
+        cells = []
+        for name, layer in columns:
+            rows = evidence[(evidence["specimen"] == name) & (evidence["method"] == method)]
+            if method != "full":
+                rows = rows[(rows["from_layer"] == layer) & (rows["prune_ratio"] == prune_ratio)]
+            found = 100 * means(rows, ["seed"])
+            spread = f" ({found.min():.1f} to {found.max():.1f})" if len(found) > 1 else ""
+            cells.append(f"{found.mean():.1f}{spread}" if len(found) else "")
+        label = f"**{label_of(method)}**" if method == "dynamic" else label_of(method)
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

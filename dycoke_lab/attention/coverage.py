@@ -5,7 +5,6 @@ Measured on a trace with the full cache, so that it needs no labels, and no run 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,12 +48,14 @@ def chosen(selector: Selector, trace: Trace) -> Bool[Tensor, "steps batch visual
     return torch.stack(found[1:])
 
 
-def looked(trace: Trace, layers: Sequence[int], by_head: bool = False) -> Float[Tensor, "steps batch visual"]:
-    """Return what these layers attend to at each decoding step, as shares of what the video gets, mean over
-    layers. by_head: each head's shares by themselves, and their mean; else those of the mean over heads."""
-    attention = torch.stack([step[list(layers)] for step in trace.attention[1:]])
-    attention = attention if by_head else attention.mean(2, keepdim=True)
-    return (attention / attention.sum(-1, keepdim=True).clamp(min=1e-12)).mean((1, 2))
+def looked(trace: Trace, by_head: bool = False) -> Float[Tensor, "steps layers batch visual"]:
+    """Return what each layer attends to at each decoding step, as shares of what the video gets. by_head: the
+    mean of each head's own shares; else the shares of the mean over heads."""
+    found = []
+    for step in trace.attention[1:]:
+        attention = step if by_head else step.mean(1, keepdim=True)
+        found.append((attention / attention.sum(-1, keepdim=True).clamp(min=1e-12)).mean(1))
+    return torch.stack(found)
 
 
 def aimed(

@@ -60,10 +60,10 @@ def diagnose(
     trace.attention, trace.attended = trace.attention[: answer.shape[1]], trace.attended[: answer.shape[1]]
     shared = SharedPrefill(model, dict(inputs), merging)
     rows = []
-    steps = written[:, 1:].T
+    steps, shares = written[:, 1:].T, [looked(trace), looked(trace, by_head=True)]
     for from_layer, layers in prunable_layers(model).items():
         unread = _changed(shared, KeepNone(0.5, from_layer), answer)
-        views = [looked(trace, layers), looked(trace, layers, by_head=True)]
+        views = [share[:, layers].mean(1) for share in shares]
         views.append(aimed(views[0], steps))
         for ratio in prune:
             ideal = best(views[2], trace.attended[0][layers[0]], ratio)

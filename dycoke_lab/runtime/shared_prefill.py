@@ -15,7 +15,7 @@ from weakref import ref
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache
 
 from dycoke_lab.methods.base import Compression, Method
 from dycoke_lab.models import decoder_of
@@ -56,11 +56,11 @@ class SharedPrefill:
             assert session is not None
             cache = getattr(out, CACHE)
             self.generation: Generation | None = session.generations.get(cache)
-            self.layers = [(layer.keys, layer.values) for layer in cache.layers]
             self.rope = model.model.__dict__.get("rope_deltas", rope)
         if self.generation is None:
             raise ValueError("inputs holds no video: make it with dycoke_lab.video.prompt")
         self.logits = out.logits[:, -1]
+        self.layers = list(cache.layers)  # transformers' own again, since the context has ended
 
     @property
     def retained(self) -> Tensor:
@@ -80,7 +80,7 @@ class SharedPrefill:
             session, before = active_session(self.model), self.generation
             assert session is not None and before is not None
             cache = DynamicCache()
-            cache.layers = [_layer(keys, values) for keys, values in self.layers]
+            cache.layers = [copy.copy(layer) for layer in self.layers]  # none is written to: it is replaced
             generation = Generation(session.compression, before.layout, session.facts)
             generation.columns, generation.lacks_tokens = before.columns, before.lacks_tokens
             generation.cache = ref(cache)
@@ -113,10 +113,3 @@ class SharedPrefill:
                     out = self.model(input_ids=tokens[-1][:, None], use_cache=True, **{CACHE: cache})
                     logits.append(out.logits[:, -1])
         return torch.stack(tokens, 1), torch.stack(logits, 1)
-
-
-def _layer(keys: Tensor, values: Tensor) -> DynamicLayer:
-    layer = DynamicLayer()
-    layer.lazy_initialization(keys, values)
-    layer.keys, layer.values = keys, values  # which is not written to: layers in place start with a copy
-    return layer

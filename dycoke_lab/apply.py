@@ -95,7 +95,8 @@ def _facts(compression: Compression, model: Any, decoder: Any) -> ModelFacts:
             "say"
         )
     window = getattr(decoder.config, "sliding_window", None) or 0
-    return ModelFacts(pruned, reduced, window, getattr(adapter_for(model), "shorten", None), flash)
+    scoring = [n for n in selector.scoring if n in whole] if selector else []
+    return ModelFacts(pruned, reduced, window, getattr(adapter_for(model), "shorten", None), flash, scoring)
 
 
 def _check_model(model: Any) -> None:

@@ -18,9 +18,8 @@ from transformers.video_utils import VideoMetadata, default_sample_indices_fn, l
 from dycoke_lab import video as video_module
 from dycoke_lab.models import ADAPTERS
 from dycoke_lab.models.token_layout import TokenGrid
-from dycoke_lab.specimen.clips import CLIPS, truth, write_mp4
-from dycoke_lab.specimen.export import build_processor
-from dycoke_lab.specimen.language import ID
+from dycoke_lab.specimen.clips import CLIPS, clip_names, truth, write_clips, write_mp4
+from dycoke_lab.specimen.specimens import SPECIMENS
 from dycoke_lab.specimen.tasks import make_task
 from dycoke_lab.video import on_model, prompt, read_video
 
@@ -37,13 +36,34 @@ def test_a_written_video_reads_back(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(json.loads((CLIPS / "clips.json").read_text())))
 def test_clips_are_what_their_truth_says(name):
-    question, answer, scene, actor = truth(name)
-    task = make_task("describe", 1, int(name[0]), batch=1_000)
-    assert [ID[word] for word in answer.split()] == task.answer[0, :-1].tolist()
-    assert torch.equal(scene, task.videos.scene[0]) and torch.equal(actor, task.videos.actor[0])
-    inputs = prompt(build_processor(), read_video(CLIPS / name), question)
-    assert torch.equal(inputs["input_ids"], task.ids)
-    assert (inputs["pixel_values_videos"] - (task.videos.pixels * 2 - 1)).abs().mean() < 0.06
+    question, answer, scene, actor, places = truth(name)
+    world, _, kind = name.removesuffix(".mp4").partition("-")
+    motions = {motion.replace(" ", "-"): motion for motion in SPECIMENS["footage"].world.motions}
+    about = dict(scenes=int(kind[0])) if world == "constructed" else dict(scenes=4, motion=motions[kind])
+    for specimen in (one for one in SPECIMENS.values() if one.world.name == world):
+        task = make_task("describe", 1, batch=1_000, specimen=specimen.name, **about)
+        assert specimen.encode(answer) == task.answer[0, :-1].tolist() and places == specimen.world.places
+        assert torch.equal(scene, task.videos.scene[0]) and torch.equal(actor, task.videos.actor[0])
+        inputs = prompt(specimen.processor(), read_video(CLIPS / name), question)
+        assert torch.equal(inputs["input_ids"], task.ids)
+        for part, made in task.inputs.items():
+            off = (inputs[part].double() - made.double()).abs()
+            assert off.mean() < (0.06 if part == "pixel_values_videos" else 1e-6), part
+
+
+def test_clips_are_known_by_their_world():
+    assert clip_names() == [f"constructed-{n}-scenes.mp4" for n in (2, 3, 4, 5)]
+    motions = ("still", "slow-pan", "fast-pan", "hand-held")
+    assert clip_names("footage") == [f"footage-{motion}.mp4" for motion in motions]
+    assert {path.name for path in CLIPS.iterdir()} == {*clip_names(), *clip_names("footage"), "clips.json"}
+
+
+def test_clips_can_be_written_again(tmp_path):
+    write_clips(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in CLIPS.iterdir()}
+    assert json.loads((tmp_path / "clips.json").read_text()) == json.loads((CLIPS / "clips.json").read_text())
+    for name in clip_names():
+        assert (read_video(tmp_path / name).frames == read_video(CLIPS / name).frames).all()
 
 
 def write(path, count, rate=8, codec="libx264", pix_fmt="yuv420p", size=64, gop=12):

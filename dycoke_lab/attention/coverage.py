@@ -26,9 +26,14 @@ def chosen(selector: Selector, trace: Trace) -> Bool[Tensor, "steps batch visual
     """
     if selector.scope != "shared":
         raise ValueError(f"{selector!r} chooses for each {selector.scope}: only a shared choice is simulated")
-    layer, scoring = selector.from_layer - 1, list(selector.scoring)
+    layer = selector.from_layer - 1
     candidates, place = trace.attended[0][layer], place_of(trace)
-    budget, above = selector.budget(candidates), trace.attention[0][selector.from_layer :].mean((0, 1))
+    whole = [n for n, there in enumerate(trace.attended[0]) if torch.equal(there, candidates)]  # not windowed
+    scoring = [n for n in selector.scoring if n in whole]
+    budget, above = (
+        selector.budget(candidates),
+        trace.attention[0][[n for n in whole if n > layer]].mean((0, 1)),
+    )
     selected: Tensor | None = None
     previous: Tensor | None = None
     memory: dict[str, Any] = {}

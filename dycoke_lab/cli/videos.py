@@ -156,7 +156,7 @@ def add_fidelity(commands: Any) -> None:
 def _fidelity(options: argparse.Namespace) -> None:
     from dycoke_lab.apply import from_layer_for
     from dycoke_lab.evaluation.fidelity import Setting, class_from, fidelity_summary, run_fidelity
-    from dycoke_lab.results import RESULTS
+    from dycoke_lab.results import new_folder
     from dycoke_lab.video import on_model, prompt, video_paths
     from dycoke_lab.viz import evidence_figures, plots
 
@@ -165,7 +165,12 @@ def _fidelity(options: argparse.Namespace) -> None:
         name, METHODS[name] = class_from(place)
         names.append(name)
     settings = [
-        Setting(name, kept, options.from_layer or 3, options.merge_ratio)
+        Setting(
+            name,
+            kept,
+            DEFAULTS.from_layer if options.from_layer is None else options.from_layer,
+            options.merge_ratio,
+        )
         for name in names
         for kept in options.kept
     ]
@@ -180,7 +185,7 @@ def _fidelity(options: argparse.Namespace) -> None:
     def inputs_of(path: Path) -> Any:
         return on_model(prompt(processor, _read(path, options), options.question), model)
 
-    out = options.out or RESULTS / "fidelity"
+    out = options.out or new_folder("fidelity")
     about = {
         "model": options.model,
         "question": options.question,

@@ -96,8 +96,11 @@ def _changed(shared: SharedPrefill, selector: Selector | None, answer: Tensor) -
     return (shared.forced(selector, answer).argmax(-1) != answer)[:, 1:].T.float()
 
 
-def written_tokens(answer: Tensor, end: int | list[int]) -> Tensor:
-    """Return which tokens of answers (batch, tokens) were written: those up to the end token, and itself."""
+def written_tokens(answer: Tensor, end: int | list[int] | None) -> Tensor:
+    """Return which tokens of answers (batch, tokens) were written: those up to the end token, and itself; all
+    for a model without one."""
+    if end is None:
+        return torch.ones_like(answer, dtype=torch.bool)
     ends = torch.isin(answer, torch.tensor(end, device=answer.device))
     return ends.cumsum(1) - ends.long() == 0
 

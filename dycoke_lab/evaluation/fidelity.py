@@ -21,7 +21,7 @@ from transformers.cache_utils import DynamicCache
 
 from dycoke_lab.evaluation.diagnosis import written_tokens
 from dycoke_lab.evaluation.metrics import bootstrap, differing
-from dycoke_lab.methods import METHODS, Compression, Merger, Method, compose, label_of
+from dycoke_lab.methods import METHODS, TTM, Compression, Merger, Method, compose, label_of
 from dycoke_lab.models import decoder_of
 from dycoke_lab.results.rows import RowStore
 from dycoke_lab.runtime.compat import CACHE
@@ -44,6 +44,8 @@ class Setting:
         if not 0 < self.kept < 1:
             raise ValueError(f"kept={self.kept} must be above 0 and below 1: the share of tokens to keep")
         if self.method in METHODS and issubclass(METHODS[self.method], Merger):
+            if METHODS[self.method] is not TTM:
+                return compose(self.method)  # it has no ratio that all mergers have: `retained` is measured
             if self.kept < 1 - MERGED:
                 raise ValueError(
                     f"kept={self.kept}: {self.method} keeps at least {1 - MERGED:g} of the tokens"
@@ -79,11 +81,11 @@ def measure(model: Any, ref: Reference, compression: Compression) -> dict[str, A
 
     Forced, for each token of the reference: kl, of the full cache's distribution to the method's, in nats;
     agrees, whether the method's first choice is that token; rank of that token among the method's, from 1.
-    Free: departs, the number of the first token that differs, None if none does; changed, how many words
-    differ.
+    Free: departs, the number of the first token that differs, None if none does; free, its tokens. retained:
+    the share of visual tokens that merging retained.
     """
     answer, end = ref.answer, model.generation_config.eos_token_id
-    logits, free = _runs(model, ref, compression)
+    logits, free, retained = _runs(model, ref, compression)
     full, other = (part[0].float().log_softmax(-1) for part in (ref.logits, logits))
     token = answer[0, :, None]
     own = free[0][written_tokens(free, end)[0]]
@@ -95,19 +97,21 @@ def measure(model: Any, ref: Reference, compression: Compression) -> dict[str, A
         "agrees": "".join(str(int(same)) for same in (other.argmax(-1) == token[:, 0]).tolist()),
         "rank": (1 + (other > other.gather(1, token)).sum(-1)).tolist(),
         "departs": departs,
+        "retained": round(retained, 4),
         "free": own.tolist(),
     }
 
 
-def _runs(model: Any, ref: Reference, compression: Compression) -> tuple[Tensor, Tensor]:
-    """Return the forced logits and the free tokens under a compression."""
+def _runs(model: Any, ref: Reference, compression: Compression) -> tuple[Tensor, Tensor, float]:
+    """Return the forced logits and the free tokens under a compression, and what its merging retained."""
     answer = ref.answer
-    if compression.reducer is not None:
-        return _alone(model, ref.inputs, compression, answer)
     merging = Compression(compression.merger)
     shared = SharedPrefill(model, ref.inputs, merging) if merging.parts else ref.shared
+    retained = float(shared.retained.float().mean())
+    if compression.reducer is not None:
+        return *_alone(model, ref.inputs, compression, answer), retained
     free = shared.greedy(compression.selector, answer.shape[1])
-    return shared.forced(compression.selector, answer), free
+    return shared.forced(compression.selector, answer), free, retained
 
 
 @torch.inference_mode()

@@ -27,13 +27,15 @@ from dycoke_lab.runtime.selection import Selection
 class ModelFacts:
     """What a generation must know of its model. pruned: the layers that a selector prunes; reduced: those
     before which a reducer is asked. window: columns that layers with a sliding window attend to. extras: an
-    adapter's `shorten`, if it has one. flash: whether the attention kernel's masks are (batch, keys)."""
+    adapter's `shorten`, if it has one. flash: whether the attention kernel's masks are (batch, keys). scoring:
+    the layers whose attention scores, for a choice that is shared."""
 
     pruned: list[int]
     reduced: list[int]
     window: int
     extras: Any
     flash: bool
+    scoring: list[int]
 
 
 class Generation:
@@ -182,7 +184,7 @@ class Generation:
             self.reduction.observe(call, self.columns_at(call.layer))
         for selection in self.selections:
             shared = selection.selector.scope == "shared"
-            if call.layer in (selection.selector.scoring if shared else selection.layers):
+            if call.layer in (self.model.scoring if shared else selection.layers):
                 cache = self.cache() if self.cache else None
                 selection.observe(call, self.columns_at(call.layer), self.decoding, cache)
             elif not self.decoding and ABOVE in selection.selector.needs and call.layer in selection.layers:

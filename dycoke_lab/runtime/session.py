@@ -106,7 +106,7 @@ class Session:
         scoring = {number - 1 for number in reduced if number}
         short = set(range(min(reduced), len(self.decoder.layers))) if reduced else set()
         if selector:
-            scoring |= set(selector.scoring if selector.scope == "shared" else self.facts.pruned)
+            scoring |= set(self.facts.scoring if selector.scope == "shared" else self.facts.pruned)
             scoring |= set(self.facts.pruned) if ABOVE in selector.needs else set()
             short |= set(self.facts.pruned)
         # where heads differ in how many tokens they keep, even one batch element needs a mask

@@ -76,6 +76,12 @@ class SharedPrefill:
     def start(self, selector: Method | None = None) -> Iterator[DynamicCache]:
         """Yield a cache to go on with, inside a context in which its generation follows this selector."""
         part = Compression() if selector is None else Compression.of(selector)
+        if part.merger or part.reducer:
+            raise ValueError(f"{part!r} acts before or inside the prefill: only a selector can share one")
+        if part.selector and part.selector.window > WINDOW:
+            raise ValueError(
+                f"window={part.selector.window} of {part!r}: the last {WINDOW} queries of a shared prefill are kept"
+            )
         with torch.inference_mode(), (self.merging + part)(self.model):
             session, before = active_session(self.model), self.generation
             assert session is not None and before is not None

@@ -155,7 +155,9 @@ def _qwen2_5_vl(world: World, size: Size, ids: Ids) -> Qwen2_5_VLForConditionalG
         patch_size=world.size // world.grid // 2, spatial_merge_size=2, temporal_patch_size=1,
         window_size=world.size, fullatt_block_indexes=[size.tower - 1], tokens_per_second=RATE,
     )  # fmt: skip
-    axes = dict(rope_type="default", rope_theta=10_000.0, mrope_section=[4, 6, 6])
+    half = size.width // 8  # of a head's dimension
+    rest = 3 * half // 8
+    axes = dict(rope_type="default", rope_theta=10_000.0, mrope_section=[half - 2 * rest, rest, rest])
     config = Qwen2_5_VLConfig(  # type: ignore[call-arg]
         vision_config=vision, text_config={**_decoder(size, ids), "rope_parameters": axes},
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from helpers.tiny_specimens import tiny
 
+from dycoke_lab.attention.coverage import chosen
 from dycoke_lab.evaluation import grids
-from dycoke_lab.evaluation.grids import (
-    BatchRuns,
-    EvaluationConfig,
-    answer_task,
-    combinations,
-    evidence_grid,
-    read_grid,
-    run_grid,
-    specimen_accuracy,
-    sweep_grid,
-)
+from dycoke_lab.evaluation.grids import BatchRuns, answer_task, read_grid, run_grid, specimen_accuracy
+from dycoke_lab.evaluation.settings import EvaluationConfig, combinations, evidence_grid, sweep_grid
 from dycoke_lab.methods import METHODS, TTM, Dynamic, Random, Selector, compose
 from dycoke_lab.results.rows import ROWS, RowStore
 from dycoke_lab.specimen.specimens import SPECIMENS
@@ -77,11 +70,22 @@ def test_a_row_counts_the_right_words_by_part(small, monkeypatch):
     motion = "".join(map(str, expected.videos.motion.tolist()))
     assert row == {
         "scenes": 2, "first": 64, "words": 6, "right": ["23", "33", "30"], "exact": "000", "motion": motion,
-        "left": 1.0,
+        "left": 1.0, "selections": None,
     }  # fmt: skip
     monkeypatch.setattr(runs, "answer", lambda config: expected.answer)
     row = runs.row(full(specimen="footage"))
     assert row["right"] == ["33"] * 3 and row["exact"] == "111"
+
+
+@pytest.mark.parametrize("below", [-1.0, 0.9, 2.0])
+def test_selections_are_counted_by_what_they_change(small, below):
+    config = EvaluationConfig(0, "describe", 0.0, 0.8, 2, "dynamic", reselect_below=below, specimen="footage")
+    runs = BatchRuns(small["footage"], config, 2, 0, 3)
+    kept = chosen(config.compression().selector, runs._trace).tolist()
+    changes = [1 + sum(a[video] != b[video] for a, b in pairwise(kept)) for video in range(3)]
+    assert runs.selections(config) == pytest.approx(sum(changes) / 3 / len(kept), abs=1e-4)
+    assert (changes == [1] * 3) == (below == -1.0)
+    assert runs.selections(replace(config, method="uniform")) is None
 
 
 def test_what_follows_an_end_token_does_not_count(small):
@@ -137,7 +141,8 @@ def test_grids_have_each_setting_once(name):
             4 * (5 * (2 * n + 1) + 1),
         )
         evidence = main + merging + short + 2 * 5 * 2  # FastV
-    for configs, number in ((sweep_grid(0, name), 10 * 7 + 2 * 11), (evidence_grid(0, name), evidence)):
+    sweep = 10 * 7 + 2 * 11 if name == "constructed" else 10 + 3 * 2 * 9  # K; L, P, how often
+    for configs, number in ((sweep_grid(0, name), sweep), (evidence_grid(0, name), evidence)):
         assert len(configs) == len(set(configs)) == number
         assert {config.specimen for config in configs} == {name}
         assert all(config.method == "hindsight" or config.compression() for config in configs)

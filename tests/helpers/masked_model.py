@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -49,11 +50,14 @@ class MaskedModel:
         self.scores: dict[int, list[list[float]]] = {}  # by layer, of the prompt's last row
         self.attention: dict[int, Tensor] = {}
         self.visible: dict[int, Tensor] = {}
-        AttentionInterface.register("tests_oracle", self._attend)
-        AttentionMaskInterface.register("tests_oracle", eager_mask)
+        self.above: list[list[float]] = []  # for a rule that foresees: of each batch element
 
     def logits(self, **inputs: Any) -> Tensor:
         """(batch, calls, vocabulary): after each call's last row."""
+        if self.rule is not None and self.rule.foresees and not self.above:
+            self.above = self._foreseen(inputs)
+        AttentionInterface.register("tests_oracle", self._attend)
+        AttentionMaskInterface.register("tests_oracle", eager_mask)
         config = self.decoder.config
         before, config._attn_implementation = config._attn_implementation, "tests_oracle"
         hooks = [self.decoder.register_forward_pre_hook(self._merge, with_kwargs=True)]
@@ -68,6 +72,16 @@ class MaskedModel:
                 hook.remove()
             config._attn_implementation = before
         return logits[:, [rows.stop - 1 for rows in self._calls(logits.shape[1])]]
+
+    def _foreseen(self, inputs: dict[str, Any]) -> list[list[float]]:
+        """What the layers that will be pruned attend to at the prompt's end, mean over them: when none is
+        pruned, since that row is the same then."""
+        about = self.into, self.features, self.padding, replace(self.slow, rule=None), self.blocks, self.steps
+        free = MaskedModel(self.model, self.decoder, self.columns, *about)
+        free.logits(**inputs)
+        pruned = [layer for layer in range(len(self.kinds)) if self._prunes(layer)]
+        mean = torch.stack([free.attention[layer][:, 0] for layer in pruned]).mean(0)
+        return [row[columns].tolist() for row, columns in zip(mean, self.columns, strict=True)]
 
     def _calls(self, length: int) -> list[slice]:
         """The rows that each call reads: the prompt's, then those of each step."""
@@ -200,10 +214,13 @@ class MaskedModel:
             last, selected = self.looks.get(who), self.chosen.setdefault(who, [])[-1:]
             now = selected[0] if selected else None
             asked = now is None or rule.every_step
+            lower = range(max(0, layer + 1 - rule.layers_below), layer) if rule.scope == "shared" else ()
+            rows_below = [self.attention[n][b, number] for n in lower if self.kinds[n] == "full_attention"]
+            by_layer = torch.stack([*rows_below, part[:, -1].mean(0)])[:, self.columns[b]]
             look = Look(
                 b,
                 number,
-                part[:, -1, self.columns[b]].mean(0).tolist(),
+                by_layer.mean(0).tolist(),
                 last.scores if last else None,
                 part[:, rows][:, :, self.columns[b]],
                 (keys[head : head + 1] if rule.scope == "head" else keys)[:, self.columns[b]],
@@ -211,6 +228,8 @@ class MaskedModel:
                 share_of(len(present), 1 - rule.prune_ratio),
                 now,
                 last.memory if last else {},
+                by_layer.tolist(),
+                self.above[b] if self.above and number else None,
             )
             choice = rule.choose(look) if asked else None
             self.looks[who] = look

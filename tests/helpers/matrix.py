@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any
 
 import pytest
@@ -13,11 +12,12 @@ import torch
 from torch import Tensor
 
 from dycoke_lab import METHODS, TTM, DyCoke, capture_attention
-from dycoke_lab.methods import Compression, LastQuery, Merger, PrefillReducer, Selector
 from dycoke_lab.methods import Dynamic as DynamicPruning
+from dycoke_lab.methods import LastQuery
 from helpers.families import FAMILIES, Family, decoder_of, frames
 from helpers.masked_model import MaskedModel
-from helpers.oracles import Rule, Slow, Video, dynamic, keep_share, once, reference_code, temporal
+from helpers.oracles import Slow, Video
+from helpers.slow_methods import slow_version
 from helpers.vocabulary import ID
 
 STEPS = 6
@@ -159,46 +159,6 @@ def positions_for(model: Any, inputs: dict[str, Any]) -> Tensor:
         )  # fmt: skip
         return model.model.get_rope_index(**{name: inputs[name] for name in wanted if name in inputs})[0]
     return (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-
-
-def seams_of(compression: Any) -> tuple[Any, Any, Any]:
-    """Return the merger, the reducer and the selector of a compression, or of a method alone."""
-    if isinstance(compression, Compression):
-        return compression.merger, compression.reducer, compression.selector
-    return tuple(
-        compression if isinstance(compression, kind) else None for kind in (Merger, PrefillReducer, Selector)
-    )
-
-
-def slow_version(compression: Any, batch: int, visual: int) -> Slow:
-    """Return the loops that a compression of registered methods must equal."""
-    merger, reducer, selector = seams_of(compression)
-    slow: dict[str, Any] = {}
-    if merger is not None:
-        ratio = None if merger.threshold is not None else merger.merge_ratio
-        slow = dict(
-            merge=partial(temporal, window=merger.window, ratio=ratio, threshold=merger.threshold),
-            average=merger.combine == "average",
-            repacked=merger.positions == "repacked",
-        )
-    if reducer is not None:
-        slow["reduce"] = {reducer.from_layer: partial(keep_share, share=1 - reducer.prune_ratio)}
-    if selector is not None:
-        slow["rule"] = _rule_of(selector, batch, visual)
-    return Slow(**slow)
-
-
-def _rule_of(selector: Any, batch: int, visual: int) -> Rule:
-    (name,) = (name for name, kind in METHODS.items() if kind is type(selector))
-    if name in ("dynamic", "reference_code"):
-        choose_ = {"dynamic": dynamic, "reference_code": reference_code}[name]
-        stays = selector.inactive == "evict"
-        rule: Any = partial(choose_, reselect_below=selector.reselect_below)
-        return Rule(rule, selector.from_layer, selector.prune_ratio, returns=not stays, every_step=not stays)
-    noise = torch.rand(batch, visual, generator=torch.Generator().manual_seed(getattr(selector, "seed", 0)))
-    if name == "hindsight":
-        noise = selector.future
-    return Rule(partial(once, name=name, noise=noise.tolist()), selector.from_layer, selector.prune_ratio)
 
 
 def compare_with_the_oracle(

@@ -59,8 +59,10 @@ class Look:
     """What one choice may use: one batch element's, and one layer's or key head's if each has its own.
 
     element: the number of the batch element. number: 0 at the prompt's end, then that of the step. scores:
-    each visual token's attention from the step's last row, mean over heads. attention: (heads, rows, visual),
-    of all this step's rows. keys: (key heads, visual, dim).
+    each visual token's attention from the step's last row, mean over heads, and over the layers that score.
+    attention: (heads, rows, visual), of all this step's rows. keys: (key heads, visual, dim).
+    by_layer: the scores of each layer that scores. above: of the pruned layers at the prompt's end, their
+    mean.
     """
 
     element: int
@@ -73,6 +75,8 @@ class Look:
     budget: int
     selected: set[int] | None
     memory: dict[str, Any] = field(default_factory=dict)
+    by_layer: list[list[float]] = field(default_factory=list)
+    above: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class Rule:
     scope: "shared", the attention of layer from_layer - 1 chooses for the layers from from_layer on, which
     attend to it in this same step; "layer" and "head": each of those layers, or key heads, chooses by its own
     attention, from the next decoding step on. returns: unselected tokens stay candidates.
-    every_step: it is asked again after it has chosen.
+    every_step: it is asked again after it has chosen. layers_below: so many layers below from_layer score.
+    foresees: it is told what the pruned layers attend to at the prompt's end.
     """
 
     choose: Callable[[Look], set[int] | None]
@@ -91,6 +96,8 @@ class Rule:
     scope: str = "shared"
     returns: bool = False
     every_step: bool = False
+    layers_below: int = 1
+    foresees: bool = False
 
 
 @dataclass
@@ -158,6 +165,21 @@ def reference_code(look: Look, reselect_below: float) -> set[int] | None:
     if look.number > 1 and cosine(look.scores, look.previous or []) >= reselect_below:
         return set(look.candidates)
     return best(look.scores, look.candidates, look.budget)
+
+
+def layer_vote(look: Look, reselect_below: float, sharpness: float) -> set[int] | None:
+    """Dynamic pruning by a weighted mean of layers: each weighs what it had in common, at the prompt's end,
+    with the layers that are pruned."""
+    if look.number == 0:
+        look.memory["prompt"] = look.by_layer
+        return None
+    if look.number > 1 and cosine(look.scores, look.previous or []) >= reselect_below:
+        return None
+    ranks = [0.0] * len(look.scores)
+    for prompt, scores in zip(look.memory["prompt"], look.by_layer, strict=True):
+        weight = max(0.0, cosine(prompt, look.above or [])) ** sharpness
+        ranks = [rank + weight * score / sum(scores) for rank, score in zip(ranks, scores, strict=True)]
+    return best(ranks, look.candidates, look.budget)
 
 
 def once(look: Look, name: str, noise: list[list[float]]) -> set[int] | None:

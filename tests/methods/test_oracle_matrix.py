@@ -13,7 +13,7 @@ from dycoke_lab import METHODS, TTM
 from dycoke_lab.methods import FastV, Merger, PrefillReducer, Selector
 
 PRUNING = [name for name, kind in METHODS.items() if not issubclass(kind, Merger)]
-MAIN = ("dynamic", "reference_code", "last_query", "fastv")
+MAIN = ("dynamic", "layer_vote", "reference_code", "last_query", "fastv")
 FAST = {(case, "sdpa") for case in (0, 1, 4)}  # of families that are much like others
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import own_methods
 from helpers.families import FAMILIES, frames
-from helpers.matrix import FEW_BEFORE_ALL, compare_with_the_oracle, slow_version
+from helpers.matrix import FEW_BEFORE_ALL, compare_with_the_oracle
 from helpers.oracles import Rule, Slow, keep_share
 from helpers.own_methods import (
     BY_SUM,
@@ -37,6 +37,7 @@ from helpers.own_methods import (
     pairs_within_frames,
     smallest_keys,
 )
+from helpers.slow_methods import slow_version
 from helpers.vision_oracle import attention_received, vision_keys
 
 from dycoke_lab.methods import METHODS, TTM, DyCoke, Dynamic, Method, Selector

@@ -8,9 +8,13 @@ import time
 import pytest
 import torch
 from helpers.matrix import generate
+from helpers.tiny_specimens import tiny
 
 from dycoke_lab import DyCoke, load_model
 from dycoke_lab.cli import main
+from dycoke_lab.models import loading
+from dycoke_lab.models.loading import specimen_names, specimen_seeds
+from dycoke_lab.specimen.export import export
 
 
 def test_every_family_is_loaded_from_a_folder(family, model, inputs, tmp_path):
@@ -73,3 +77,31 @@ def test_pickled_weights_are_not_read(family, model, tmp_path):
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         load_model(str(tmp_path))
+
+
+def test_specimens_are_known_by_name_and_seed(tmp_path, monkeypatch):
+    specimen = tiny("footage")
+    for seed in (10, 3):
+        torch.manual_seed(seed)
+        model = specimen.build()
+        export(model, tmp_path / "footage" / f"seed-{seed}", {}, specimen)
+    (tmp_path / "footage" / "seed-4").mkdir()  # nothing in it
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr(loading, "SPECIMENS", tmp_path)
+    assert specimen_names() == ["footage"]
+    assert specimen_seeds("footage") == [3, 10] and specimen_seeds("empty") == specimen_seeds("none") == []
+    loaded, processor = load_model("footage", 3)  # the last one exported
+    weight = loaded.lm_head.weight
+    assert torch.equal(weight, model.lm_head.weight.half().float()) and weight.device.type == "cpu"
+    assert not torch.equal(load_model("footage", 10)[0].lm_head.weight, weight)
+    assert processor.tokenizer.vocab_size == len(specimen.words)
+    message = r"name='footage', seed=4: .*seed-4 holds no checkpoint\. Known: \"footage\" \(seeds \[3, 10\]\)"
+    with pytest.raises(FileNotFoundError, match=message):
+        load_model("footage", 4)
+    with pytest.raises(FileNotFoundError, match="name='specimen', seed=0"):
+        load_model("specimen")
+
+
+def test_the_constructed_specimens_are_there():
+    assert "constructed" in specimen_names() and specimen_seeds() == [0, 1, 2]
+    assert torch.equal(load_model()[0].lm_head.weight, load_model("constructed", 0)[0].lm_head.weight)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import re
 import sys
 
+import pandas as pd
 import pytest
 
 from dycoke_lab.cli import main
+from dycoke_lab.methods import METHODS
 from dycoke_lab.specimen.clips import CLIPS, truth
 
-CLIP = "constructed-4-scenes.mp4"
-COMMANDS = ["run", "study", "bench", "evidence", "sweep", "summary", "specimen"]
+CLIP, SHORT = "constructed-4-scenes.mp4", "constructed-2-scenes.mp4"
+COMMANDS = [
+    "run", "diagnose", "fidelity", "study", "bench", "evidence", "sweep", "diagnoses", "summary", "specimen",
+]  # fmt: skip
 
 
-def test_help_lists_the_common_commands_first_with_a_line_each(capsys, monkeypatch):
+def test_help_lists_the_common_commands_first(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
-    lines = capsys.readouterr().out.splitlines()
-    commands = [line.split()[0] for line in lines[lines.index("commands:") + 2 :]]
-    assert stop.value.code == 0 and commands == COMMANDS
-    assert all(len(line) <= 80 for line in lines)
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and re.findall(r"^    (\w+)", out, re.MULTILINE) == COMMANDS
+    assert all(len(line) <= 80 for line in out.splitlines())
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "specimen train", "specimen evaluate", "specimen clips"])
@@ -43,6 +46,53 @@ def test_run_answers_and_compares(capsys):
     assert len(capsys.readouterr().out.split()) == 3
 
 
+def test_run_compares_all_methods(capsys):
+    question, right, *_ = truth(SHORT)
+    main(["run", str(CLIPS / SHORT), question, "--compare", "all", "--prune-ratio", "0.9"])
+    out = capsys.readouterr().out
+    assert f"full cache: {right}\n" in out and "\nkeep_first: " in out and "\nfastv: " in out
+    assert "same choice, %" in out and "dynamic (DyCoke)" in out
+
+
+def test_diagnose_recommends_a_layer_and_leaves_its_table(tmp_path, capsys):
+    question, *_ = truth(SHORT)
+    clips = [str(CLIPS / SHORT), str(CLIPS / SHORT)]
+    main(["diagnose", *clips, "--question", question, "--out", str(tmp_path / "table.csv")])
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert set(table["from_layer"]) == {1, 2, 3, 4, 5} and set(table["prune_ratio"]) == {0.7}
+    out = capsys.readouterr().out
+    layer = int(re.search(r"Recommended: L = (\d)", out)[1])
+    dynamic = table[(table["method"] == "dynamic") & (table["from_layer"] == layer)]
+    assert dynamic["changed"].mean() <= 0.02 and max(map(len, out.splitlines())) <= 110
+
+
+def test_fidelity_measures_methods_and_continues(tmp_path, capsys):
+    question, *_ = truth(SHORT)
+    (tmp_path / "mine.py").write_text(
+        "from dycoke_lab.methods import KeepFirst\nclass Mine(KeepFirst): ...\n"
+    )
+    given = ["fidelity", str(CLIPS / SHORT), "--question", question, "--out", str(tmp_path / "out")]
+    main([*given, "--methods", "dynamic,random", "--kept", ".5,.25", "--from-layer", "3"])
+    first = (tmp_path / "out" / "rows.jsonl").read_text()
+    assert "dynamic (DyCoke)" in capsys.readouterr().out and len(first.splitlines()) == 4
+    try:
+        main([*given, "--methods", "dynamic", "--method", f"{tmp_path}/mine.py:Mine", "--kept", ".5"])
+    finally:
+        METHODS.pop("Mine", None)
+    rows = (tmp_path / "out" / "rows.jsonl").read_text()
+    assert rows.startswith(first) and len(rows.splitlines()) == 5 and '"Mine"' in rows.splitlines()[-1]
+    table = pd.read_csv(tmp_path / "out" / "fidelity.csv")
+    assert len(table) == 2 and (tmp_path / "out" / "fidelity.png").exists()
+    with pytest.raises(SystemExit, match="holds a run with"):
+        main([*given[:3], "another question", *given[4:]])
+
+
+def test_layer_0_is_refused_and_no_other_taken_for_it(tmp_path):
+    given = ["fidelity", str(CLIPS / SHORT), "--question", "x", "--out", str(tmp_path), "--from-layer", "0"]
+    with pytest.raises(SystemExit, match="from_layer=0 must be"):
+        main([*given, "--methods", "random", "--kept", ".5"])
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["run", "missing.mp4", "x"], r"missing\.mp4.*neither a file nor a folder"),
     (["run", str(CLIPS / CLIP), "x", "--prune-ratio", "2"], r"prune_ratio=2\.0 must be"),
@@ -51,7 +101,14 @@ def test_run_answers_and_compares(capsys):
     (["run", str(CLIPS / CLIP), "x", "--dtype", "int8"], r"dtype='int8' must be"),
     (["bench", "--shape", "huge"], r"--shape huge: known are tiny, "),
     (["bench", "--methods", "full,magic"], r"--methods magic: known are "),
-    (["evidence", "--seed", "0"], r"holds a finished run: choose another folder with --out"),
+    (["evidence", "constructed", "--seed", "0"], r"holds a finished run: choose another folder with --out"),
+    (["sweep", "nothing", "--seed", "0"], r"specimen='nothing' must be one of constructed, footage"),
+    (["specimen", "train", "nothing", "--seed", "0"], r"specimen='nothing' must be one of constructed"),
+    (["diagnose", "missing.mp4", "--question", "x"], r"videos='missing\.mp4' is neither a file nor a folder"),
+    (["diagnose", str(CLIPS / CLIP), "--question", "x", "--prune-ratio", "1"], r"prune_ratio=1\.0 must be"),
+    (["fidelity", str(CLIPS / CLIP), "--question", "x", "--kept", "1.5"], r"kept=1\.5 must be above 0"),
+    (["fidelity", str(CLIPS / CLIP), "--question", "x", "--method", "a.py:B"], r"a\.py is no Python file"),
+    (["fidelity", str(CLIPS / CLIP), "--question", "x", "--methods", "magic"], r"method='magic' must be one"),
 ])  # fmt: skip
 def test_errors_are_one_line_and_exit_with_one(arguments, message):
     with pytest.raises(SystemExit) as stop:
@@ -69,6 +126,14 @@ def test_wrong_usage_exits_with_two(capsys):
             main(["run", *arguments])
         assert stop.value.code == 2
     assert "usage: dycoke-lab run" in capsys.readouterr().err
+    for arguments in (
+        ["evidence", "--seed", "0"],
+        ["sweep", "constructed"],
+        ["specimen", "train", "footage"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2 and "are required: " in capsys.readouterr().err
 
 
 def test_study_without_jupyter_says_what_to_install(monkeypatch):
@@ -100,5 +165,5 @@ def test_ctrl_c_says_what_is_saved(monkeypatch, capsys):
 
     monkeypatch.setattr("dycoke_lab.evaluation.grids.run_grid", interrupted)
     with pytest.raises(SystemExit) as stop:
-        main(["sweep", "--seed", "0"])
+        main(["sweep", "constructed", "--seed", "0"])
     assert stop.value.code == 130 and "Finished settings are saved" in capsys.readouterr().err

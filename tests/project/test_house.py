@@ -16,9 +16,11 @@ from dycoke_lab.evaluation.grids import read_grid
 from dycoke_lab.evaluation.metrics import SETTING, accuracy, by_seed, readme_table
 from dycoke_lab.models.loading import SPECIMENS
 from dycoke_lab.results.folders import CONSTRUCTED, RESULTS, ROOT
+from dycoke_lab.specimen.specimens import SPECIMENS as KINDS
 
 LOCK = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().split())
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SEEDS = ["seed-0", "seed-1", "seed-2"]
 CODE = [path for folder in ("dycoke_lab", "tests") for path in (ROOT / folder).rglob("*.py")]
 
 
@@ -97,8 +99,9 @@ def test_the_committed_tables_come_from_the_committed_rows():
 
 @pytest.mark.data
 def test_the_shipped_specimens_are_what_their_checksums_say():
-    folders = sorted(SPECIMENS.glob("seed-*"))
-    assert len(folders) == 3
+    folders = sorted(SPECIMENS.glob("*/seed-*"))
+    assert {folder.parent.name for folder in folders} <= set(KINDS)
+    assert [folder.name for folder in folders if folder.parent.name == "constructed"] == SEEDS
     for folder in folders:
         record = json.loads((folder / "training.json").read_text())
         assert "model.safetensors" in record["sha256"]
@@ -106,12 +109,25 @@ def test_the_shipped_specimens_are_what_their_checksums_say():
             assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == wanted, (
                 f"{folder / name} was changed"
             )
-    assert sum(path.stat().st_size for path in SPECIMENS.rglob("*")) < 16 * 2**20
+        assert record["sha256"].keys() | {"training.json"} == {path.name for path in folder.iterdir()}
+    assert sum(path.stat().st_size for path in SPECIMENS.rglob("*")) < 32 * 2**20
 
 
 @pytest.mark.data
-def test_the_shipped_specimens_accuracy_meets_its_floor():
+def test_the_shipped_specimens_say_with_which_settings_they_were_trained():
+    for folder in sorted(SPECIMENS.glob("*/seed-*")):
+        record = json.loads((folder / "training.json").read_text())
+        assert record["config"]["seed"] == int(folder.name.removeprefix("seed-"))
+        assert record["config"].get("specimen", "constructed") == folder.parent.name
+        assert record["provenance"]["packages"]["torch"]
+        assert (folder / "log.jsonl").read_text().count("\n") > 50
+
+
+@pytest.mark.data
+def test_the_constructed_specimens_accuracy_meets_its_floor():
     table = pd.DataFrame(json.loads((RESULTS / "specimen-accuracy.json").read_text())["accuracy"])
+    if "specimen" in table:
+        table = table[table["specimen"] == "constructed"]
     whole = table[(table["question"] == "describe") & (table["scenes"] == "all")].set_index("seed")
     assert (whole["videos"] == 512).all() and len(whole) == 3
     assert (whole["words"] >= 0.99).all() and (whole["exact"] >= 0.95).all()

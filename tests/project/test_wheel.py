@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dycoke_lab.models.loading import SPECIMENS
 from dycoke_lab.results.folders import ROOT
-from dycoke_lab.specimen.clips import truth
+from dycoke_lab.specimen.clips import CLIPS, truth
 
 JUPYTER = ("IPython", "ipywidgets", "jupyterlab", "nbconvert", "nbformat", "papermill")
 CLIP = "constructed-4-scenes.mp4"
@@ -59,7 +60,13 @@ def test_the_wheel_brings_specimens_and_clips_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     data = [name for name in names if name.startswith("dycoke_lab/_data/")]
     assert {name.split("/")[2] for name in data} == {"clips", "specimen"}
-    assert sum(name.endswith("model.safetensors") for name in data) == 3
+    weights = {name.removeprefix("dycoke_lab/_") for name in data if name.endswith("model.safetensors")}
+    assert weights == {str(path.relative_to(ROOT)) for path in SPECIMENS.glob("*/seed-*/model.safetensors")}
+    assert {path.name for path in CLIPS.iterdir()} == {
+        name.split("/")[3] for name in data if "/clips/" in name
+    }
+    for world in ("constructed", "footage"):
+        assert f"dycoke_lab/specimen/{world}/videos.py" in names
     assert f"dycoke_lab/_data/clips/{CLIP}" in data and "dycoke_lab/methods/dynamic_pruning.py" in names
     assert not any(name.startswith(("tests/", "data/")) for name in names)
 

@@ -6,7 +6,8 @@ import copy
 
 import pytest
 import torch
-from helpers.matrix import SETTINGS, STEPS, generate, mixed_prompts, seams_of, together, turn_of
+from helpers.matrix import SETTINGS, STEPS, generate, mixed_prompts, together, turn_of
+from helpers.slow_methods import seams_of
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from dycoke_lab import TTM, capture_attention

@@ -76,6 +76,20 @@ def test_a_question_attends_to_the_video_and_to_itself_alone(name):
             assert (mask[row][mask[row] != 0] < -1000).all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_positions_of_a_prompt_are_those_of_its_family(name):
+    """Qwen2.5-VL: frame, row and column, from where the video begins; text goes on after the longer side."""
+    specimen = tiny(name)
+    side = specimen.world.grid
+    found = specimen.family.positions(specimen.build(), specimen.world, 9).T.tolist()
+    if "qwen" not in name:
+        assert found == [[n] for n in range(9 * side**2 + 2)]
+        return
+    places = [(frame, row, col) for frame in range(9) for row in range(side) for col in range(side)]
+    video = [[2 + part for part in place] for place in places]  # a frame is one on from the frame before
+    assert found == [[0] * 3, [1] * 3, *video, [2 + side] * 3]
+
+
 def separate(model, given, answer):
     """The logits before each token of an answer: `generate`'s prompt and steps, the answer forced."""
     cache = DynamicCache(config=decoder_of(model).config)

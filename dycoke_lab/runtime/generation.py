@@ -27,8 +27,8 @@ from dycoke_lab.runtime.selection import Selection
 class ModelFacts:
     """What a generation must know of its model. pruned: the layers that a selector prunes; reduced: those
     before which a reducer is asked. window: columns that layers with a sliding window attend to. extras: an
-    adapter's `shorten`, if it has one. flash: whether the attention kernel's masks are (batch, keys). scoring:
-    the layers whose attention scores, for a choice that is shared."""
+    adapter's `shorten`, if it has one. flash: whether the attention kernel's masks are (batch, keys).
+    scoring: the layers whose attention scores, for a choice that is shared."""
 
     pruned: list[int]
     reduced: list[int]

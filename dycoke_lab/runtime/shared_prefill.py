@@ -80,7 +80,7 @@ class SharedPrefill:
             raise ValueError(f"{part!r} acts before or inside the prefill: only a selector can share one")
         if part.selector and part.selector.window > WINDOW:
             raise ValueError(
-                f"window={part.selector.window} of {part!r}: the last {WINDOW} queries of a shared prefill are kept"
+                f"window={part.selector.window} of {part!r}: a shared prefill keeps the last {WINDOW} queries"
             )
         with torch.inference_mode(), (self.merging + part)(self.model):
             session, before = active_session(self.model), self.generation

@@ -119,7 +119,7 @@ def test_an_answer_departs_where_its_first_other_token_is(speaking, ref, monkeyp
     answer, logits = torch.tensor([[5, 6, 9]]), torch.randn(1, 3, 20)
     ended = fidelity.Reference(ref.shared, ref.inputs, answer, logits)
     monkeypatch.setattr(speaking.generation_config, "eos_token_id", 9)
-    monkeypatch.setattr(fidelity, "_runs", lambda *_: (logits, torch.tensor([written])))
+    monkeypatch.setattr(fidelity, "_runs", lambda *_: (logits, torch.tensor([written]), 1.0))
     found = measure(speaking, ended, compose("full"))
     assert found["departs"] == departs and found["free"] == own and found["kl"] == [0.0] * 3
 

@@ -44,9 +44,9 @@ def run_diagnoses(
         table = diagnose(model, inputs, PRUNE, DIAGNOSED, DIAGNOSED)
         means = table.groupby(CELL, sort=False)[FOUND].mean().round(5).reset_index()
         merging = diagnose_merging(model, inputs).groupby("merge_ratio")[["retained", "unlike"]].mean()
-        rows: list[dict[str, Any]] = means.astype(object).where(means.notna(), None).to_dict("records")
-        rows += merging.round(6).reset_index().to_dict("records")
-        store.append(about | row for row in rows)
+        cells: list[dict[str, Any]] = means.astype(object).where(means.notna(), None).to_dict("records")
+        cells += merging.round(6).reset_index().to_dict("records")
+        store.append([{**about, "cells": cells}])  # a line for a batch: a kill leaves none half done
     return read_diagnoses(out)
 
 
@@ -54,9 +54,13 @@ def read_diagnoses(folder: Path) -> pd.DataFrame:
     """Return the rows of a folder, or of all folders seed-* in it, with a column `seed`."""
     parts = sorted(folder.glob("seed-*"))
     if not parts:
-        return pd.DataFrame(read_rows(folder))
+        batches = read_rows(folder)
+        return pd.DataFrame([
+            {"motion": batch["motion"], "scenes": batch["scenes"], **cell}
+            for batch in batches for cell in batch["cells"]
+        ])  # fmt: skip
     seeds = [int(part.name.removeprefix("seed-")) for part in parts]
-    tables = [pd.DataFrame(read_rows(part)).assign(seed=s) for s, part in zip(seeds, parts, strict=True)]
+    tables = [read_diagnoses(part).assign(seed=s) for s, part in zip(seeds, parts, strict=True)]
     return pd.concat(tables, ignore_index=True)
 
 

@@ -33,6 +33,7 @@ def export(model: Any, folder: Path, training: dict[str, Any], specimen: Specime
     model.save_pretrained(folder)
     path = folder / "model.safetensors"
     save_file({name: part.half() for name, part in load_file(path).items()}, path, {"format": "pt"})
+    path.chmod(0o644)
     specimen.processor().save_pretrained(folder)
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     sums.pop("training.json", None)

@@ -21,7 +21,7 @@ from dycoke_lab.models.token_layout import lay_out
 def chosen(selector: Selector, trace: Trace) -> Bool[Tensor, "steps batch visual"]:
     """Return what a selector would keep at each decoding step (step 0, the prompt's last token, is left out).
 
-    It is given the scores of the full cache's run: those of layer from_layer - 1, mean over heads. Raises
+    It is given the scores of the full cache's run, of the layers that score for it. Raises
     ValueError for a selector that chooses for each layer or head.
     """
     if selector.scope != "shared":

@@ -52,7 +52,7 @@ def _grid(options: argparse.Namespace) -> None:
 
 
 def add_diagnoses(commands: Any) -> None:
-    about = "diagnose validation videos of one specimen, to compare with its evidence"
+    about = "diagnose validation videos of one specimen"
     diagnoses = commands.add_parser("diagnoses", help=about)
     diagnoses.add_argument("name", help=NAMES)
     add(diagnoses, "seed", None, "which specimen", type=int, required=True)

@@ -104,7 +104,7 @@ def _add_videos(parser: Any) -> None:
 
 
 def add_diagnose(commands: Any) -> None:
-    about = "which layer can prune, and what to expect of it, without labels"
+    about = "which layer can prune, and what to expect of it"
     diagnose = commands.add_parser("diagnose", help=about)
     _add_videos(diagnose)
     add(diagnose, "prune-ratio", DEFAULTS.prune_ratio, "P")
@@ -137,7 +137,7 @@ def _diagnose(options: argparse.Namespace) -> None:
 
 
 def add_fidelity(commands: Any) -> None:
-    about = "how near methods stay to the full cache's own answers, without labels"
+    about = "how near methods stay to the full cache, no labels needed"
     fidelity = commands.add_parser("fidelity", help=about)
     _add_videos(fidelity)
     add(fidelity, "methods", "dynamic,last_query,fastv,random,uniform", "names, with commas")

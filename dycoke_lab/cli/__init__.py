@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 
 from dycoke_lab.cli.bench import add_bench
 from dycoke_lab.cli.evidence import add_diagnoses, add_grid, add_specimen, add_study, summarise
@@ -14,9 +13,7 @@ from dycoke_lab.cli.videos import add_diagnose, add_fidelity, add_run
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command. Errors that the user can mend are one line, with exit code 1; wrong usage has 2."""
-    about = "Study token compression for video LLMs."
-    wide = partial(argparse.HelpFormatter, max_help_position=30)  # a line for each command
-    parser = argparse.ArgumentParser("dycoke-lab", description=about, formatter_class=wide)
+    parser = argparse.ArgumentParser("dycoke-lab", description="Study token compression for video LLMs.")
     commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
     add_run(commands)
     add_diagnose(commands)

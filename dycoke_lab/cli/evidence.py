@@ -53,7 +53,7 @@ def _grid(options: argparse.Namespace) -> None:
 
 def add_diagnoses(commands: Any) -> None:
     about = "diagnose validation videos of one specimen"
-    diagnoses = commands.add_parser("diagnoses", help=about)
+    diagnoses = commands.add_parser("validate", help=about)
     diagnoses.add_argument("name", help=NAMES)
     add(diagnoses, "seed", None, "which specimen", type=int, required=True)
     add(diagnoses, "videos", 8, "for each motion of the camera and number of scenes", type=at_least(1))

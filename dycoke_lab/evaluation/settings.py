@@ -83,11 +83,13 @@ def evidence_grid(seed: int, specimen: str = "constructed") -> list[EvaluationCo
 
 def _protocol_grid(seed: int, specimen: str) -> list[EvaluationConfig]:
     every = [name for name, cls in METHODS.items() if not issubclass(cls, Merger | PrefillReducer)]
-    depth, some = specimen_named(specimen).size.layers, (3, 5, 6, 7, 8)
+    layers, some = range(1, specimen_named(specimen).size.layers), (3, 5, 6, 7, 8)
     prune = (0.5, 0.7, 0.9, 0.95)
+    merged = prune if (specimen, seed) == ("footage", 0) else (0.7, 0.9)  # P after merging
     found = [
-        *combinations([seed], merge=(0.0, 0.5), prune=prune, layers=range(1, depth), methods=every),
-        *combinations([seed], merge=(0.3, 0.7), prune=prune, layers=some, methods=every),
+        *combinations([seed], merge=(0.0,), prune=prune, layers=layers, methods=every),
+        *combinations([seed], merge=(0.5,), prune=merged, layers=layers, methods=every),
+        *combinations([seed], merge=(0.3, 0.7), prune=merged, layers=some, methods=every),
         *combinations([seed], ("actor", "compare"), (0.0, 0.5), layers=some, methods=every),
         *combinations([seed], merge=(0.0, 0.5), layers=some, methods=("fastv",)),
     ]

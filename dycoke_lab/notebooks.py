@@ -35,7 +35,7 @@ def make_study(videos: int, folder: Path | None = None) -> Path:
         print(path.stem.replace("_", " "), flush=True)
         executed.append(execute(path, folder, videos))
     (folder / "labbook.html").write_text(join(executed))
-    table = pd.read_csv(folder / "04-headline.csv")
+    table = pd.read_csv(folder / "04a-headline.csv")
     print("\nIn %: words right [95 % over videos, specimens], exact answers, words by scene (sc.):\n")
     print(headline_text(table))
     print(f"\nThis run: {folder}\nLab book: {folder / 'labbook.html'}")

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dycoke_lab.cli.options import THREADS, add, at_least
-from dycoke_lab.methods import DyCoke
 
-DEFAULTS = DyCoke()
 NAMES = "of a specimen: constructed, footage, footage-qwen2.5-vl"
 
 
@@ -73,28 +71,19 @@ def _diagnoses(options: argparse.Namespace) -> None:
 
 
 def summarise(options: argparse.Namespace) -> None:
-    from dycoke_lab.evaluation.grids import read_grid
-    from dycoke_lab.evaluation.metrics import README_METHODS, accuracy, by_seed, readme_table
-    from dycoke_lab.results import CONSTRUCTED
-    from dycoke_lab.viz import plots
+    from dycoke_lab.evaluation import evidence
+    from dycoke_lab.results import EVIDENCE
+    from dycoke_lab.viz import evidence_figures, plots
 
-    rows = read_grid(CONSTRUCTED)
-    table = accuracy(rows).round(5)  # what is shown is what the file says
-    table.to_csv(CONSTRUCTED / "accuracy.csv", index=False)
-    paper = [0, DEFAULTS.from_layer]  # 0: the full cache
-    describe = rows[(rows["question"] == "describe") & rows["from_layer"].isin(paper)]
-    by_seed(describe).round(5).to_csv(CONSTRUCTED / "by-seed.csv")
-    table = table[(table["question"] == "describe") & table["from_layer"].isin(paper)]
-    words = table[table["measure"] == "words"].set_index(["merge_ratio", "prune_ratio", "method"])["mean"]
-    full = words[0.7, 0.0, "full"]
-    once, dynamic = (100 * (full - words[0.7, 0.7, name]) for name in ("last_query", "dynamic"))
-    title = (
-        f"At K = 0.7, P = 0.7, choosing once loses {once:.0f} points of words, dynamic pruning {dynamic:.1f}"
-    )
     plots.style()
-    figure = plots.by_position(table[table["prune_ratio"].isin([0.0, 0.7, 0.9])], title, README_METHODS)
-    figure.savefig(CONSTRUCTED / "by-position.png", dpi=110)
-    print(readme_table(table))
+    layer = evidence.chosen_layers()["footage"]
+    figures = {
+        "every-layer": evidence_figures.every_layer(evidence.by_layer("footage")),
+        "how-often": evidence_figures.reselections(evidence.reselection(layer)),
+    }
+    for name, figure in figures.items():
+        figure.savefig(EVIDENCE / "footage" / f"{name}.png", dpi=110)
+    print(evidence.readme_table())
 
 
 def add_specimen(commands: Any) -> None:

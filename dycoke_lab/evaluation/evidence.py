@@ -16,6 +16,7 @@ from dycoke_lab.results.folders import DIAGNOSES, EVIDENCE, SWEEP
 from dycoke_lab.specimen.specimens import specimen_named
 
 PAPER_LAYER = 3
+LAYER_METHODS = ("dynamic", "layer_vote", "last_query", "uniform", "keep_none")
 README_METHODS = (
     "full", "dynamic", "layer_vote", "hindsight", "last_query", "fastv", "random", "uniform", "keep_none",
 )  # fmt: skip
@@ -48,24 +49,33 @@ def chosen_layers(prune_ratio: float = 0.7) -> dict[str, int]:
     return {str(name): recommended(group) for name, group in rows.groupby("specimen")}
 
 
-def at_layer(
-    evidence: pd.DataFrame, specimen: str, layer: int, methods: Sequence[str], merge_ratio: float = 0.0
-) -> pd.DataFrame:
-    """Return words right in descriptions, by seed, method and share kept. What keeps no video has the same at
-    every share."""
-    rows = evidence[
-        (evidence["specimen"] == specimen)
-        & (evidence["question"] == "describe")
-        & (evidence["merge_ratio"] == merge_ratio)
-        & (evidence["from_layer"] == layer)
-        & evidence["method"].isin(methods)
-    ]
+def at_layer(evidence: pd.DataFrame, specimen: str, layer: int, methods: Sequence[str]) -> pd.DataFrame:
+    """Return words right in descriptions without merging, by seed, method and share kept. What keeps no video
+    has the same at every share."""
+    rows = unmerged(evidence, specimen)
+    rows = rows[(rows["from_layer"] == layer) & rows["method"].isin(methods)]
     table = means(rows, ["method", "seed", "kept"]).reset_index()
     none = table[table["method"] == "keep_none"].drop(columns="kept").drop_duplicates(["method", "seed"])
     kept = pd.DataFrame({"kept": sorted(table["kept"].unique())})
     return pd.concat(
         [table[table["method"] != "keep_none"], none.merge(kept, how="cross")], ignore_index=True
     )
+
+
+def by_layer(specimen: str, prune_ratio: float = 0.9, methods: Sequence[str] = LAYER_METHODS) -> pd.DataFrame:
+    """Return words right in descriptions without merging, by method, seed and L."""
+    rows = unmerged(load_evidence(), specimen)
+    rows = rows[rows["method"].isin(methods) & (rows["prune_ratio"] == prune_ratio)]
+    return means(rows, ["method", "seed", "from_layer"]).reset_index()
+
+
+def unmerged(evidence: pd.DataFrame, specimen: str, question: str = "describe") -> pd.DataFrame:
+    """Return the rows of one kind of specimen and question without merging."""
+    return evidence[
+        (evidence["specimen"] == specimen)
+        & (evidence["question"] == question)
+        & (evidence["merge_ratio"] == 0)
+    ]
 
 
 def reselection(layer: int, specimen: str = "footage") -> pd.DataFrame:
@@ -96,7 +106,8 @@ def merging(specimen: str = "footage") -> pd.DataFrame:
 
 def predicted_losses(by_motion: bool = False) -> pd.DataFrame:
     """Return, for each specimen, seed, L, P and method, without merging, what was diagnosed on validation
-    videos and the `loss` of words then measured on test videos. plain: unread x (1 - coverage)."""
+    videos and the `loss` of words then measured on test videos. plain: unread x (1 - coverage), of the mean
+    over heads or by head."""
     keys = ["specimen", "seed", *CELL]
     evidence = load_evidence()
     rows = evidence[(evidence["question"] == "describe") & (evidence["merge_ratio"] == 0)]
@@ -110,6 +121,7 @@ def predicted_losses(by_motion: bool = False) -> pd.DataFrame:
         )
     found = diagnosed.groupby(keys)[FOUND].mean().reset_index()
     found["plain"] = found["unread"] * (1 - found["coverage"])
+    found["plain_by_head"] = found["unread"] * (1 - found["coverage_by_head"])
     return losses(rows, keys).merge(found, on=keys)
 
 
@@ -118,7 +130,7 @@ def readme_table(prune_ratio: float = 0.9) -> str:
     seeds (lowest to highest), at the paper's L and at the L that was chosen on validation videos."""
     evidence = load_evidence()
     evidence = evidence[(evidence["question"] == "describe") & (evidence["merge_ratio"] == 0)]
-    layers = chosen_layers(prune_ratio)
+    layers = chosen_layers()
     columns = [("constructed", PAPER_LAYER)]
     for name in names_in():
         if name != "constructed":

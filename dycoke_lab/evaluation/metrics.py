@@ -14,8 +14,6 @@ from dycoke_lab.methods import label_of
 
 Array = NDArray[np.float64]
 SETTING = ["question", "merge_ratio", "from_layer", "prune_ratio", "method"]
-README_METHODS = ("full", "dynamic", "last_query", "fastv", "random")
-README_SETTINGS = ((0.0, 0.9), (0.5, 0.7), (0.7, 0.7), (0.7, 0.9))  # (K, P)
 FULL_ON_THE_REST = "full cache of the retained tokens"  # after merging by a threshold
 
 
@@ -103,33 +101,9 @@ def accuracy(rows: pd.DataFrame, draws: int = 2000) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def by_seed(rows: pd.DataFrame, measure: str = "words") -> pd.DataFrame:
-    """Return each specimen's own mean accuracy: index merge and prune ratio and seed, a column per method."""
-    table = _means(rows, ["merge_ratio", "prune_ratio", "seed", "method"], measure).unstack()
-    return table.rename_axis(["merge_ratio", "prune_ratio", "seed"])
-
-
 def _means(rows: pd.DataFrame, keys: list[str], measure: str) -> pd.Series:
     sums = {setting: pairs(group, measure).sum((0, 1)) for setting, group in rows.groupby(keys)}
     return pd.Series({setting: right / of for setting, (right, of) in sums.items()})
-
-
-def difference(
-    rows: pd.DataFrame, measure: str = "words", to: str = "full", draws: int = 2000
-) -> pd.DataFrame:
-    """Return each method minus the method `to` on the same videos, with paired 95 % intervals."""
-    table: list[dict[str, Any]] = []
-    keys = ["question", "merge_ratio"] if to == "full" else SETTING[:-1]
-    base = dict(list(rows[rows["method"] == to].groupby(keys)))
-    for setting, group in rows[rows["method"] != to].groupby(SETTING):
-        about = dict(zip(SETTING, setting, strict=True))
-        key = tuple(about[name] for name in keys)
-        if key in base:
-            ours, theirs = pairs(group, measure), pairs(base[key], measure)
-            both = np.stack([ours[..., 0] - theirs[..., 0], ours[..., 1]], -1)
-            mean, low, high = bootstrap(both, draws)
-            table.append({**about, "to": to, "measure": measure, "mean": mean, "low": low, "high": high})
-    return pd.DataFrame(table)
 
 
 def headline(rows: pd.DataFrame, question: str = "describe") -> pd.DataFrame:
@@ -158,22 +132,6 @@ def headline_text(headline: pd.DataFrame) -> str:
     return table.rename(columns=lambda name: names.get(name, name.replace("scene", "sc."))).to_string(
         index=False
     )
-
-
-def readme_table(table: pd.DataFrame) -> str:
-    """Return the README's table, as Markdown, from `accuracy` of the descriptions at L = 3."""
-    words = table[table["measure"] == "words"].set_index(["merge_ratio", "prune_ratio", "method"])
-    settings = " | ".join(f"K={k:g}, P={p:g}" for k, p in README_SETTINGS)
-    lines = [f"| words right, % [95 %] | {settings} |", "|---|" + "---|" * len(README_SETTINGS)]
-    for method in README_METHODS:
-        texts = []
-        for merge, prune in README_SETTINGS:
-            found = words.loc[(merge, 0.0 if method == "full" else prune, method)]
-            mean, low, high = 100 * found[["mean", "low", "high"]]
-            texts.append(f"{mean:.1f} [{low:.1f}, {high:.1f}]")
-        label = f"**{label_of(method)}**" if method == "dynamic" else label_of(method)
-        lines.append(f"| {label} | " + " | ".join(texts) + " |")
-    return "\n".join(lines)
 
 
 def heat_table(sweep: pd.DataFrame, measure: str = "words") -> pd.DataFrame:

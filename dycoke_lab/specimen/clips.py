@@ -84,9 +84,14 @@ def truth(name: str) -> Truth:
     return Truth(about["question"], about["answer"], scene, actor, about["places"])
 
 
-def clip_names(world: str = "constructed") -> list[str]:
-    """Return the names of the sample clips of a world."""
-    return [name for name, about in _about().items() if about["world"] == world]
+def clip_names(world: str | None = None) -> list[str]:
+    """Return the names of the sample clips, of one world or of all."""
+    return [name for name, about in _about().items() if world in (None, about["world"])]
+
+
+def world_of(name: str) -> str:
+    """Return the world that a clip shows; the specimens that know it have its name."""
+    return str(_about()[name]["world"])
 
 
 def _about() -> dict[str, Any]:

@@ -5,7 +5,6 @@ No widgets here.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from threading import RLock
 from typing import Any, NamedTuple
@@ -17,7 +16,8 @@ from dycoke_lab.attention.capture import capture_attention
 from dycoke_lab.attention.trace import Trace
 from dycoke_lab.methods import Compression
 from dycoke_lab.methods.temporal_merging import retained_count
-from dycoke_lab.specimen.clips import CLIPS, clip_names, truth
+from dycoke_lab.models.loading import load_model
+from dycoke_lab.specimen.clips import CLIPS, clip_names, truth, world_of
 from dycoke_lab.video import prompt, read_video
 
 MOST_RUNS = 400  # held in memory, about 1 MB each
@@ -87,28 +87,48 @@ class ClipRun:
 
 
 class ClipRunner:
-    """Run one model on the sample clips of a world, under each compression only once."""
+    """Run specimens on the sample clips, each on those of its own world, under each compression only once.
 
-    def __init__(self, model: Any, processor: Any, world: str = "constructed") -> None:
-        self.names = clip_names(world)
-        self.model, self.processor = copy.deepcopy(model), processor  # other cells may use theirs meanwhile
+    seed: of the specimens. They are loaded when they are needed, and no other code has these copies.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.names, self.seed = clip_names(), seed
         self._lock = RLock()
+        self._models: dict[str, tuple[Any, Any]] = {}
         self._clips: dict[str, Clip] = {}
         self._runs: dict[tuple[str, Compression], ClipRun] = {}
 
+    def model(self, name: str) -> Any:
+        """Return the model that a clip is run on."""
+        return self._loaded(name)[0]
+
+    def depth(self, name: str) -> int:
+        """Return how many layers this model has."""
+        return int(self.model(name).config.get_text_config().num_hidden_layers)
+
+    def _loaded(self, name: str) -> tuple[Any, Any]:
+        """Return the model that a clip is run on, and its processor."""
+        world = world_of(name)
+        with self._lock:
+            if world not in self._models:
+                self._models[world] = load_model(world, self.seed)
+            return self._models[world]
+
     def clip(self, name: str) -> Clip:
-        """Return a clip. Raises FileNotFoundError, by `read_video`, for a name that is not in data/clips."""
+        """Return a clip. Raises KeyError for a name that is not in data/clips."""
         with self._lock:
             return self._clips.get(name) or self._read(name)
 
     def _read(self, name: str) -> Clip:
         question, answer, scene, actor, places = truth(name)
-        inputs = prompt(self.processor, read_video(CLIPS / name), question)
+        model, processor = self._loaded(name)
+        inputs = prompt(processor, read_video(CLIPS / name), question)
         videos = inputs["pixel_values_videos"]
         with torch.inference_mode():
-            found = self.model.get_video_features(videos, return_dict=True).pooler_output[0]
+            found = model.get_video_features(videos, return_dict=True).pooler_output[0]
         features = found[:-1].view(videos.shape[1], -1, found.shape[-1]).clone()  # without the line break
-        words = [*answer.split(), self.processor.tokenizer.eos_token]
+        words = [*answer.split(), processor.tokenizer.eos_token]
         clip = Clip(name, question, words, videos[0] / 2 + 0.5, features, scene, actor, places, inputs)
         self._clips[name] = clip
         return clip
@@ -123,10 +143,10 @@ class ClipRunner:
         with self._lock:
             if key in self._runs:
                 return self._runs[key]
-            clip = self.clip(name)
-            with compression(self.model), capture_attention(self.model, heads="all") as trace:
-                ids = self.model.generate(**clip.inputs)[0, clip.inputs["input_ids"].shape[1] :]
-            words = self.processor.tokenizer.convert_ids_to_tokens(ids)
+            clip, (model, processor) = self.clip(name), self._loaded(name)
+            with compression(model), capture_attention(model, heads="all") as trace:
+                ids = model.generate(**clip.inputs)[0, clip.inputs["input_ids"].shape[1] :]
+            words = processor.tokenizer.convert_ids_to_tokens(ids)
             while len(self._runs) >= MOST_RUNS:
                 self._runs.pop(next(iter(self._runs)))
             self._runs[key] = ClipRun(words, trace, compression)

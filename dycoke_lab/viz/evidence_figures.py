@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dycoke_lab.evaluation.evidence import LAYER_METHODS
 from dycoke_lab.methods import colour_of, label_of
 
 Row = Mapping[str, Any]
@@ -44,6 +45,18 @@ def method_lines(
     ax.set_xticks(range(len(places)), [f"{value:g}" for value in places])
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
+
+
+def every_layer(table: pd.DataFrame, prune_ratio: float = 0.9) -> Figure:
+    """Draw words right against L. table: as `evaluation.evidence.by_layer` returns it."""
+    mean = 100 * table.groupby(["method", "from_layer"])["mean"].mean().unstack("method")
+    lead = mean["dynamic"] - mean[["last_query", "uniform", "keep_none"]].max(axis=1)
+    title = (
+        f"P = {prune_ratio:g}: dynamic leads one choice and uniform by {lead.max():.0f} points "
+        f"at L = {lead.idxmax()}, by {lead[3]:.0f} at the paper's L = 3"
+    )
+    methods = [name for name in LAYER_METHODS if name in mean]
+    return method_lines(table, "from_layer", title, "L, the first pruned layer", methods=methods)
 
 
 def fidelity(rows: Iterable[Row]) -> Figure:
@@ -86,12 +99,18 @@ def motion_lines(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def reselections(table: pd.DataFrame, title: str) -> Figure:
+def reselections(table: pd.DataFrame) -> Figure:
     """Draw words right against how many selections are made at a step, a line for each P; each point has its
     threshold `reselect_below`.
 
     table: columns prune_ratio, reselect_below, selections, mean (0 to 1).
     """
+    most = table["prune_ratio"].max()
+    ends = table[table["prune_ratio"] == most].set_index("reselect_below")["mean"]
+    title = (
+        f"P = {most:g}: {100 * ends[2.0]:.0f} % of words with a selection at every step, "
+        f"{100 * ends[-1.0]:.0f} % with one for the answer"
+    )
     figure, ax = _panel(None)
     ends = []
     for number, (ratio, rows) in enumerate(table.groupby("prune_ratio")):

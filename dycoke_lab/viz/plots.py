@@ -6,7 +6,6 @@ The label and the colour of a method stand beside the method (`dycoke_lab.method
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -160,72 +159,6 @@ def lines(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
-
-
-def by_position(
-    table: pd.DataFrame,
-    title: str,
-    methods: Sequence[str],
-    columns: str = "merge_ratio",
-    rows: str = "prune_ratio",
-) -> Figure:
-    """Draw accuracy by position in the answer, a panel a setting, from `evaluation.metrics.accuracy`.
-
-    methods: names, of this library or of one's own. The full cache is the black line.
-    """
-    parts = table[table["measure"].str.startswith("part")]
-    parts = parts.assign(scene=parts["measure"].str.split().str[1].astype(int) + 1)
-    across, down = sorted(parts[columns].unique()), sorted(set(parts[rows]) - {0.0})
-    size = (4 * len(across) + 2.5, 3.3 * len(down) + 0.6)
-    figure, axes = plt.subplots(
-        len(down), len(across), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
-    )
-    for (i, j), ax in np.ndenumerate(axes):
-        here = parts[(parts[columns] == across[j]) & (parts[rows].isin([0.0, down[i]]))]
-        for number, method in enumerate(methods):
-            line = here[here["method"] == method]
-            where = line["scene"] + 0.05 * (number - len(methods) / 2)
-            width = 2.5 if method in ("full", "dynamic") else 1.5
-            look: dict[str, Any] = dict(color=colour_of(method), label=label_of(method), linewidth=width)
-            ax.errorbar(where, 100 * line["mean"], _spread(line), marker="o", markersize=4, capsize=2, **look)
-        ax.set_title(f"merging K = {across[j]:g}, pruning P = {down[i]:g}", fontsize=11, fontweight="normal")
-        ax.set(
-            xticks=sorted(parts["scene"].unique()),
-            xlabel="scene being described" if i == len(down) - 1 else "",
-            ylabel="words right, %" if j == 0 else "",
-        )
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    return figure
-
-
-def bars(table: pd.DataFrame, title: str, xlabel: str, hue: str | None = None) -> Figure:
-    """Draw each method's mean with its 95 % interval, in %, from `evaluation.metrics.accuracy`.
-
-    hue: a column whose values have a bar and a colour each; None: a bar a method, in its colour.
-    """
-    names = list(table["method"].unique())
-    groups = [(None, table)] if hue is None else list(table.groupby(hue, sort=False))
-    figure, ax = plt.subplots(figsize=(9, 0.42 * len(names) * len(groups) ** 0.5 + 1.8), layout="constrained")
-    for number, (name, here) in enumerate(groups):
-        shift = 0.8 / len(groups) * (number - (len(groups) - 1) / 2)
-        place = np.array([names.index(method) for method in here["method"]]) + shift
-        colour = _COLOURS[[0, 1, 2, 4][number]] if hue else [colour_of(method) for method in here["method"]]
-        look: dict[str, Any] = dict(color=colour, label=name, error_kw=dict(ecolor="0.5", capsize=2))
-        ax.barh(place, 100 * here["mean"], 0.75 / len(groups), xerr=_spread(here), **look)
-    ax.set_yticks(range(len(names)), [label_of(name) for name in names])
-    ax.invert_yaxis()
-    ax.set(xlabel=xlabel, title=title, xlim=(0, 103))
-    ax.grid(axis="y", visible=False)
-    if hue is not None:
-        ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return figure
-
-
-def _spread(table: pd.DataFrame) -> list[pd.Series]:
-    """Return how far a 95 % interval reaches below and above its mean, in %."""
-    return [100 * (table["mean"] - table["low"]), 100 * (table["high"] - table["mean"])]
 
 
 def token_states(

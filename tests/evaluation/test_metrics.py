@@ -7,17 +7,13 @@ import pandas as pd
 import pytest
 
 from dycoke_lab.evaluation.metrics import (
-    README_SETTINGS,
     accuracy,
     bootstrap,
-    by_seed,
     count_wrong,
-    difference,
     differing,
     headline,
     headline_text,
     pairs,
-    readme_table,
 )
 
 
@@ -68,17 +64,6 @@ def test_accuracys_intervals_resemble_a_plain_resampling() -> None:
     assert [table["low"], table["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.01)
 
 
-def test_differences_are_paired() -> None:
-    rows = make_rows()
-    table = difference(rows, "words").set_index("method")
-    mean = accuracy(rows).query("measure == 'words'").set_index("method")["mean"]
-    assert table.loc["dynamic", "mean"] == pytest.approx(mean["dynamic"] - mean["full"])
-    assert table.loc["last_query", "high"] < table.loc["dynamic", "low"]
-    same = pd.concat([rows, rows[rows["method"] == "dynamic"].assign(method="random")])
-    equal = difference(same, "exact", to="dynamic").set_index("method").loc["random"]
-    assert (equal["mean"], equal["low"], equal["high"]) == (0, 0, 0)  # unpaired intervals would be wide
-
-
 def test_the_headline_has_every_scene() -> None:
     table = headline(make_rows())
     assert list(table.columns[-5:]) == [f"scene {n}" for n in range(1, 6)]
@@ -97,18 +82,6 @@ def test_the_headlines_text_fits_100_columns() -> None:
     assert lines[1].split()[-6] == "100.0" and "hindsight (knows the future)" in lines[1]
 
 
-def test_the_readmes_table_is_a_row_per_method() -> None:
-    settings = [(k, p) for k, p in README_SETTINGS] + [(k, 0.0) for k in (0.0, 0.5, 0.7)]
-    methods = ("dynamic", "last_query", "fastv", "random")
-    rows = [(k, p, method) for k, p in settings for method in (methods if p else ("full",))]
-    table = pd.DataFrame(rows, columns=["merge_ratio", "prune_ratio", "method"])
-    table = table.assign(measure="words", mean=0.5, low=0.4, high=0.6)
-    lines = readme_table(table).splitlines()
-    assert len(lines) == 2 + 5 and all(line.count("|") == 6 for line in lines)
-    assert lines[2] == "| full cache | " + " | ".join(["50.0 [40.0, 60.0]"] * 4) + " |"
-    assert lines[3].startswith("| **dynamic (DyCoke)** |")
-
-
 def test_pairs_name_what_is_wrong() -> None:
     rows = make_rows()
     with pytest.raises(ValueError, match="measure='letters'"):
@@ -122,13 +95,6 @@ def test_pairs_know_the_sizes_of_a_comparisons_parts() -> None:
     two = {"seed": [0, 0], "video": ["2-0", "2-1"], "right": ["441", "310"], "exact": [1, 0]}
     rows = pd.DataFrame({**two, "question": "compare", "words": 9})
     assert [pairs(rows, f"part {n}").sum((0, 1)).tolist() for n in range(3)] == [[7, 8], [5, 8], [1, 2]]
-
-
-def test_by_seed_agrees_with_accuracy() -> None:
-    rows = make_rows()
-    alone = by_seed(rows)
-    together = accuracy(rows, draws=10).query("measure == 'words'").set_index("method")["mean"]
-    assert len(alone) == 2 * 3 and alone["dynamic"].mean() == pytest.approx(together["dynamic"])
 
 
 def test_bootstrap_takes_values_or_ratios_of_sums() -> None:

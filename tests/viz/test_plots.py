@@ -52,10 +52,6 @@ def table(methods):
 def test_a_method_of_ones_own_is_drawn_by_its_class_name(mine):
     names, labels = ["full", "dynamic", mine], ["full cache", Dynamic.label, "Mine"]
     rows = table(names)
-    figure = plots.by_position(rows, "title", names)
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == labels
-    figure = plots.bars(rows[rows["measure"] == "words"], "title", "words right, %")
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == labels
     figure = plots.lines(rows, "step", "mean", "method", "title", "step", "%", percent=True)
     curves = figure.axes[0].get_lines()
     assert [line.get_label() for line in curves] == labels

@@ -12,7 +12,7 @@ import pytest
 import torch
 from traitlets import TraitError
 
-from dycoke_lab import load_model, methods
+from dycoke_lab import methods
 from dycoke_lab.bench.predictions import paper
 from dycoke_lab.evaluation.metrics import heat_table, threshold_table
 from dycoke_lab.methods import TTM, Compression, DyCoke, Dynamic, LastQuery, temporal_merge
@@ -28,7 +28,7 @@ THRESHOLD = 0.99  # one of the made-up sweep's
 
 @pytest.fixture(scope="module")
 def runner():
-    return ClipRunner(*load_model("constructed"))
+    return ClipRunner()
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +236,21 @@ def test_the_finder_offers_only_what_was_measured(sweep):
     ratios = sweep[sweep["merge_threshold"].isna()].set_index(["merge_ratio", "prune_ratio"])
     assert heat.loc[0.5, 0.9] == pytest.approx(ratios.loc[(0.5, 0.9), "exact"].mean())
     panel.wait()
+
+
+@pytest.mark.parametrize("explorer", [AttentionExplorer, OneShotVsDynamic])
+def test_a_clip_of_the_other_world_is_run_on_its_own_model(runner, explorer):
+    panel = explorer(runner, CLIP)
+    panel.controls["clip"].value = "footage-still.mp4"
+    layer = panel.controls["from_layer"]
+    assert layer.max == 11 and layer.value == 3
+    layer.value = 8
+    panel.wait()
+    assert panel.shown == "footage-still.mp4"
+    assert runner.known(
+        "footage-still.mp4", panel.runs[1].compression if hasattr(panel, "runs") else panel.run.compression
+    )
+    panel.controls["clip"].value = CLIP
+    assert layer.value == layer.max == 5
+    panel.wait()
+    assert panel.shown == CLIP and "from_layer=5" in panel.code()

@@ -71,9 +71,10 @@ def _similarities(page: Page, x: float, similarity: Tensor, gone: Tensor) -> Non
         row, col = divmod(token, side)
         white = bool(gone[row, col])
         across, down = x + (col + 0.5) * SIZE / side, TOP + (row + 0.5) * SIZE / side
-        page.box((across - 23, down - 9, across + 23, down + 10), fill="white" if white else RETAINED)
-        text = "1" if value > 0.99995 else f"{value:.4f}".removeprefix("0")
-        page.text(across, down, text, SMALL, colour="black" if white else "white", anchor="mm")
+        digits, size, half = (4, SMALL, 23) if side <= 4 else (3, SMALL - 4, 15)
+        page.box((across - half, down - 9, across + half, down + 10), fill="white" if white else RETAINED)
+        text = f"{value:.{digits}f}".replace("0.", ".") if value < 1 - 0.5 * 0.1**digits else "1"
+        page.text(across, down, text, size, colour="black" if white else "white", anchor="mm")
 
 
 def _histogram(page: Page, values: NDArray[Any], away: NDArray[Any], threshold: float) -> None:

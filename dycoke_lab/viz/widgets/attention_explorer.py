@@ -42,11 +42,11 @@ class AttentionExplorer(Panel):
         self.runner, self.shown = runner, clip
         start = DyCoke(merge_ratio, prune_ratio, from_layer, reselect_below=reselect_below)
         self.run: ClipRun = runner.run(clip, start)
-        text = runner.model.config.get_text_config()
+        depth = runner.depth(clip)
         last = len(self.run.words) - 1
         steps = dict(value=step, min=0, max=last)
-        layers = dict(value=from_layer - 1, min=0, max=text.num_hidden_layers - 1)
-        heads = [MEAN, *range(text.num_attention_heads)]
+        layers = dict(value=from_layer - 1, min=0, max=depth - 1)
+        heads = [MEAN, *range(runner.model(clip).config.get_text_config().num_attention_heads)]
         again = "A step selects anew only if its attention's cosine with the step before is below this."
         shown = "Whose attention is shown as brightness."
         controls = {
@@ -56,7 +56,7 @@ class AttentionExplorer(Panel):
             ),
             "layer": slider(w.IntSlider, "layer shown", shown, **layers),
             "head": chooser("head", "One attention head, or their mean.", heads, MEAN),
-            "from_layer": layer_slider(from_layer, text.num_hidden_layers),
+            "from_layer": layer_slider(from_layer, depth),
             "prune_ratio": prune_slider(prune_ratio, least=0.0),
             "merge_ratio": merge_slider(merge_ratio),
             "reselect_below": share_slider("re-select below", again, reselect_below, most=1.05),
@@ -67,6 +67,12 @@ class AttentionExplorer(Panel):
         ratios, attention = ["from_layer", "prune_ratio", "merge_ratio"], ["reselect_below", "layer", "head"]
         rows = [["clip", "step"], ratios, attention]
         super().__init__("Attention explorer", controls, rows, {"clip": [self.play]})
+
+    def follow(self, name: str) -> None:
+        if name == "clip":
+            depth = self.runner.depth(self["clip"])
+            self.end("from_layer", depth - 1)
+            self.end("layer", depth - 1)
 
     def _fields(self) -> dict[str, Any]:
         names = ("merge_ratio", "prune_ratio", "from_layer", "reselect_below")
@@ -88,7 +94,8 @@ class AttentionExplorer(Panel):
 
     def _picture(self, step: int) -> Any:
         head = None if self["head"] == MEAN else self["head"]
-        run, clip, layer = self.run, self.runner.clip(self.shown), self["layer"]
+        run, clip = self.run, self.runner.clip(self.shown)
+        layer = min(self["layer"], self.runner.depth(self.shown) - 1)  # the clip to come may have more
         key = (self.shown, run.compression, step, layer, head)
         return key, lambda: attention_view(clip, run, step, layer, head)
 

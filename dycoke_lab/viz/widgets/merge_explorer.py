@@ -66,15 +66,7 @@ class MergeExplorer(Panel):
             self._merged[key] = temporal_merge(features, window=window, **setting)
         return self._merged[key]
 
-    def changed(self, name: str) -> None:
-        with self.lock:
-            if not self.quiet:
-                self.latest.overtake()
-                self.follow(name)
-                self.refresh()
-
     def follow(self, name: str) -> None:
-        """Bring the controls that depend on the one that moved into line."""
         if name in ("ratio", "threshold"):
             self.leads = name
         if name == "clip":

@@ -42,7 +42,6 @@ class OneShotVsDynamic(Panel):
         from_layer: int = LAYER,
     ) -> None:
         self.runner, self.shown = runner, clip
-        layers = runner.model.config.get_text_config().num_hidden_layers
         last = len(runner.clip(clip).answer) - 1
         names = [(label_of(name), name) for name in dict.fromkeys([*ONCE, method])]
         about = "Below: the tokens that are active under each method while this word is written."
@@ -51,7 +50,7 @@ class OneShotVsDynamic(Panel):
             "method": chooser("against", "Who selects once, for the whole answer.", names, method, "330px"),
             "prune_ratio": prune_slider(prune_ratio, least=0.05),
             "merge_ratio": merge_slider(merge_ratio),
-            "from_layer": layer_slider(from_layer, layers),
+            "from_layer": layer_slider(from_layer, runner.depth(clip)),
             "step": slider(w.IntSlider, "step", about, value=min(step, last), min=0, max=last),
         }
         self.runs = self._run(clip, _pair(method, merge_ratio, prune_ratio, from_layer))
@@ -65,6 +64,10 @@ class OneShotVsDynamic(Panel):
 
     def _run(self, name: str, compressions: list[Compression]) -> list[ClipRun]:
         return [self.runner.run(name, compression) for compression in compressions]
+
+    def follow(self, name: str) -> None:
+        if name == "clip":
+            self.end("from_layer", self.runner.depth(self["clip"]) - 1)
 
     def code(self) -> str:
         name = METHODS[self["method"]].__name__

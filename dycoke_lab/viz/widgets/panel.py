@@ -136,7 +136,12 @@ class Panel(w.VBox):
         """Answer to a control that has moved."""
         with self.lock:  # while a thread sets controls by `put`, it alone is quiet
             if not self.quiet:
+                self.latest.overtake()
+                self.follow(name)
                 self.refresh()
+
+    def follow(self, name: str) -> None:
+        """Bring the controls that depend on the one that moved into line."""
 
     def put(self, **values: Any) -> None:
         """Set controls without drawing in between."""

@@ -47,13 +47,13 @@ def method_lines(
     return figure
 
 
-def every_layer(table: pd.DataFrame, prune_ratio: float = 0.9) -> Figure:
-    """Draw words right against L. table: as `evaluation.evidence.by_layer` returns it."""
+def every_layer(table: pd.DataFrame, name: str = "footage", prune_ratio: float = 0.9) -> Figure:
+    """Draw words right against L, of a kind of specimen. table: as `evaluation.evidence.by_layer` has it."""
     mean = 100 * table.groupby(["method", "from_layer"])["mean"].mean().unstack("method")
     lead = mean["dynamic"] - mean[["last_query", "uniform", "keep_none"]].max(axis=1)
     title = (
-        f"P = {prune_ratio:g}: dynamic leads one choice and uniform by {lead.max():.0f} points "
-        f"at L = {lead.idxmax()}, by {lead[3]:.0f} at the paper's L = 3"
+        f"{name}, P = {prune_ratio:g}: dynamic leads one choice and uniform by {lead.max():.0f} points "
+        f"at L = {lead.idxmax()}, by {lead[3]:.0f} at L = 3"
     )
     methods = [name for name in LAYER_METHODS if name in mean]
     return method_lines(table, "from_layer", title, "L, the first pruned layer", methods=methods)

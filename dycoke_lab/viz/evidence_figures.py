@@ -21,15 +21,15 @@ Row = Mapping[str, Any]
 
 def method_lines(
     table: pd.DataFrame, x: str, title: str, xlabel: str, ylabel: str = "words right, %",
-    methods: Sequence[str] | None = None, ticks: Sequence[float] | None = None, ax: Axes | None = None,
+    methods: Sequence[str] | None = None, ticks: Sequence[float] | None = None, at_start: bool = False,
 ) -> Figure:  # fmt: skip
     """Draw a line for each method through the means, labelled at its end; a dot for each seed.
 
     table: columns method, `x`, mean (0 to 1), and seed, if there are several. ticks: places on the x axis, if
-    not all values of `x`; equally far apart.
+    not all values of `x`; equally far apart. at_start: labels at the lines' starts, for lines that meet.
     """
     places = list(ticks if ticks is not None else sorted(table[x].unique()))
-    figure, ax = _panel(ax)
+    figure, ax = _panel()
     ends = []
     for name in methods if methods is not None else table["method"].unique():
         rows = table[(table["method"] == name) & table[x].isin(places)]
@@ -40,8 +40,9 @@ def method_lines(
         ax.plot(at, mean, color=colour_of(name), linewidth=3 if strong else 1.8, zorder=3 if strong else 2)
         dots = [places.index(value) for value in rows[x]]
         ax.plot(dots, 100 * rows["mean"], "o", color=colour_of(name), markersize=4, alpha=0.6)
-        ends.append((float(mean.iloc[-1]), label_of(name), colour_of(name), at[-1]))
-    _label_ends(ax, ends)
+        here = 0 if at_start else -1
+        ends.append((float(mean.iloc[here]), label_of(name), colour_of(name), at[here]))
+    _label_ends(ax, ends, at_start=at_start)
     ax.set_xticks(range(len(places)), [f"{value:g}" for value in places])
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
@@ -51,12 +52,13 @@ def every_layer(table: pd.DataFrame, name: str = "footage", prune_ratio: float =
     """Draw words right against L, of a kind of specimen. table: as `evaluation.evidence.by_layer` has it."""
     mean = 100 * table.groupby(["method", "from_layer"])["mean"].mean().unstack("method")
     lead = mean["dynamic"] - mean[["last_query", "uniform", "keep_none"]].max(axis=1)
-    title = (
-        f"{name}, P = {prune_ratio:g}: dynamic leads one choice and uniform by {lead.max():.0f} points "
-        f"at L = {lead.idxmax()}, by {lead[3]:.0f} at L = 3"
-    )
+    most = f"{lead.max():.0f} points ahead at L = {lead.idxmax()}"
+    paper = f"{abs(lead[3]):.0f} {'ahead' if lead[3] > 0 else 'behind'} at L = 3"
+    title = f"{name}, P = {prune_ratio:g}: dynamic is {most}, {paper}"
     methods = [name for name in LAYER_METHODS if name in mean]
-    return method_lines(table, "from_layer", title, "L, the first pruned layer", methods=methods)
+    return method_lines(
+        table, "from_layer", title, "L, the first pruned layer", methods=methods, at_start=True
+    )
 
 
 def fidelity(rows: Iterable[Row]) -> Figure:
@@ -86,7 +88,7 @@ def motion_lines(table: pd.DataFrame, title: str) -> Figure:
 
     table: columns motion (its name), merge_ratio, seed, mean (0 to 1).
     """
-    figure, ax = _panel(None)
+    figure, ax = _panel()
     colours = sns.color_palette("viridis", table["motion"].nunique())
     ends = []
     for colour, (motion, rows) in zip(colours, table.groupby("motion", sort=False), strict=True):
@@ -111,7 +113,7 @@ def reselections(table: pd.DataFrame) -> Figure:
         f"P = {most:g}: {100 * ends[2.0]:.0f} % of words with a selection at every step, "
         f"{100 * ends[-1.0]:.0f} % with one for the answer"
     )
-    figure, ax = _panel(None)
+    figure, ax = _panel()
     ends = []
     for number, (ratio, rows) in enumerate(table.groupby("prune_ratio")):
         rows = rows.sort_values("selections")
@@ -139,7 +141,7 @@ def predicted(table: pd.DataFrame, x: str, title: str, xlabel: str) -> Figure:
     table: columns specimen, method, loss (0 to 1), `x`.
     """
     names = list(table["specimen"].unique())
-    size = (4.2 * len(names), 4.2)
+    size = (max(8.5, 3.6 * len(names)), 5.2)
     figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax, name in zip(axes[0], names, strict=True):
         for method, rows in table[table["specimen"] == name].groupby("method"):
@@ -150,7 +152,7 @@ def predicted(table: pd.DataFrame, x: str, title: str, xlabel: str) -> Figure:
         ax.set_title(name, fontsize=11, fontweight="normal")
         ax.set(xlabel=xlabel, ylabel="words lost, points" if ax is axes[0, 0] else "")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside right center", frameon=False)
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     for handle in legend.legend_handles:
         handle.set_alpha(1)  # type: ignore[union-attr]
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
@@ -170,15 +172,15 @@ def head_map(values: Tensor, title: str, label: str) -> Figure:
     return figure
 
 
-def _panel(ax: Axes | None) -> tuple[Figure, Axes]:
-    if ax is None:
-        return plt.subplots(figsize=(8.5, 4.8), layout="constrained")
-    return ax.figure, ax  # type: ignore[return-value]
+def _panel() -> tuple[Figure, Axes]:
+    return plt.subplots(figsize=(8.5, 4.8), layout="constrained")
 
 
-def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, Any, float]], gap: float | None = None) -> None:
-    """Write each line's name at its end; names that would overlap are moved apart. gap: between the last end
-    and the names, in units of x."""
+def _label_ends(
+    ax: Axes, ends: Sequence[tuple[float, str, Any, float]], gap: float | None = None, at_start: bool = False
+) -> None:
+    """Write each line's name at its end, or start; names that would overlap are moved apart. gap: between the
+    last end and the names, in units of x."""
     low, high = ax.get_ylim()
     room = (high - low) / 16
     ends = sorted(ends, key=lambda end: end[0])
@@ -189,12 +191,19 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, Any, float]], gap: fl
             if overlap > 0:
                 heights[i], heights[i + 1] = heights[i] - overlap / 2, heights[i + 1] + overlap / 2
     heights -= max(0.0, heights[-1] - high)
-    last = max(end[3] for end in ends)
     left, right = ax.get_xlim()
     apart = (right - left) / 30 if gap is None else gap
+    apart, last = (-apart, 0.0) if at_start else (apart, max(end[3] for end in ends))
     for height, (value, label, colour, at) in zip(heights, ends, strict=True):
         ax.annotate(
             label, (at, value), (last + apart, height), color=colour, va="center", fontsize=11,
+            ha="right" if at_start else "left",
             arrowprops=dict(arrowstyle="-", color=colour, linewidth=0.6, alpha=0.6),
         )  # fmt: skip
-    ax.set_xlim(None, last + 0.8 * apart)
+    if at_start:
+        # between the names and the lines there is no room for the axis' own
+        ax.yaxis.tick_right()
+        ax.yaxis.set_label_position("right")
+        ax.set_xlim(last + 0.8 * apart, None)
+    else:
+        ax.set_xlim(None, last + 0.8 * apart)

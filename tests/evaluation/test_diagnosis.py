@@ -70,7 +70,6 @@ def share_changed(logits, answer):
     return [sum(found) / len(found) for found in map(changed, logits, answer)]
 
 
-@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl", "gemma3"], indirect=True)
 def test_unread_and_changed_equal_masks_on_the_unmodified_model(family, speaking, inputs, prompts):
     model = speaking
     table = diagnose(model, inputs, [0.8], run=("dynamic", "last_query", "random"), max_new_tokens=STEPS)

@@ -25,6 +25,7 @@ from dycoke_lab.models import (
     smolvlm,
     video_llama_3,
 )  # fmt: skip
+from dycoke_lab.models.words import learn as learn
 
 HOW_TO = "docs/add-a-model-family.md"
 ADAPTERS: dict[str, ModuleType] = {

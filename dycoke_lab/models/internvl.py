@@ -10,6 +10,7 @@ from dycoke_lab.models.token_layout import TokenLayout
 MODEL_TYPE = "internvl"
 DECODER, VISION = "language_model", "vision_tower"
 VISION_PATCHES = "images"
+BETWEEN = "{end_image_token}\nFrame{number}: {start_image_token}"
 
 
 def find_videos(config: Any, inputs: dict[str, Any]) -> TokenLayout | None:
@@ -17,4 +18,4 @@ def find_videos(config: Any, inputs: dict[str, Any]) -> TokenLayout | None:
         return None
     vision = config.vision_config
     side = int(vision.image_size[0] // vision.patch_size[0] * config.downsample_ratio)
-    return images_in_a_row(inputs["input_ids"], config.image_token_id, side, label=2, numbered=True)
+    return images_in_a_row(config, inputs["input_ids"], config.image_token_id, side, BETWEEN)

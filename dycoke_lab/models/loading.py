@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
-from dycoke_lab.models import check_supported
+from dycoke_lab.models import check_supported, learn
 from dycoke_lab.results.folders import DATA
 
 SPECIMENS = DATA / "specimen"
@@ -86,6 +86,7 @@ def load_model(
         model.to(device)  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device={device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    learn(processor)
     return model.eval(), processor
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dycoke_lab.models.token_layout import TokenGrid, TokenLayout, lay_out
-
-WORDS_BETWEEN = 16  # tokens; images with more text than this between them are no frames of one video
+from dycoke_lab.models.words import same_words
 
 
 def encoded(inputs: dict[str, Any], modality: str, pixels: str) -> Any:
@@ -98,32 +96,26 @@ def grids_of(inputs: dict[str, Any], merge: int | Tensor) -> list[TokenGrid]:
     return repeated
 
 
-def images_in_a_row(
-    ids: Tensor, token: int, side: int, apart: int = 1, label: int = 0, numbered: bool = False
-) -> TokenLayout | None:
-    """Return videos that are given as images: at least two images of side x side tokens each, with `apart` to
-    16 tokens of text between them.
+def images_in_a_row(config: Any, ids: Tensor, token: int, side: int, template: str) -> TokenLayout | None:
+    """Return videos that are given as images: at least two images of side x side tokens each, between which
+    stand the processor's own words.
 
-    label: if a frame is one only with a label before it ("Frame1: ", "Frame from 00:01: "), how many tokens
-    after the label's number are the same in all. numbered: a label that is met again begins another video.
-    Images on their own, and cut into tiles, are no frames. None if there are no videos.
+    template: these words, as `words.same_words` takes them. Other images, and images that are cut into tiles,
+    are no frames. None if there are no videos.
     """
     samples = []
     for row in ids:
-        at = (row == token).nonzero()[:, 0]
-        starts = at[torch.cat([at.new_ones(1, dtype=torch.bool), at.diff() > 1])] if len(at) else at
-        ends = at[torch.cat([at.diff() > 1, at.new_ones(1, dtype=torch.bool)])] + 1 if len(at) else at
-        runs = list(zip(starts.tolist(), ends.tolist(), strict=True))
         chains: list[list[tuple[int, int]]] = []
-        for number, run in enumerate(runs):
+        whole = row.tolist()
+        for run in _runs(row == token):
             if run[1] - run[0] != side**2:
                 chains.append([])
-            elif number and chains[-1] and apart <= run[0] - chains[-1][-1][1] <= WORDS_BETWEEN:
-                chains[-1].append(run)
+                continue
+            last = chains[-1] if chains else []
+            if last and same_words(config, whole[last[-1][1] : run[0]], template, len(last) + 1):
+                last.append(run)
             else:
                 chains.append([run])
-        if label:
-            chains = [part for chain in chains for part in _labelled(row.tolist(), chain, label, numbered)]
         samples.append([
             (
                 TokenGrid(len(chain), side, side),
@@ -134,35 +126,11 @@ def images_in_a_row(
     return lay_out(samples, ids.shape[1], ids.device) if any(samples) else None
 
 
-def _labelled(
-    tokens: list[int], chain: list[tuple[int, int]], same: int, numbered: bool
-) -> list[list[tuple[int, int]]]:
-    """The videos in a row of images: their frames have labels that are alike."""
-    # after the end of the image before and a line break; before the first image, as much as before the second
-    labels = [tokens[before[1] + 2 : image[0]] for before, image in pairwise(chain)]
-    labels = [tokens[max(chain[0][0] - len(label), 0) : chain[0][0]] for label in labels[:1]] + labels
-    videos: list[list[tuple[int, int]]] = [[]]
-    first: list[int] = []
-    for number, label in enumerate(labels):
-        near = labels[max(number - 1, 0) : number] + labels[number + 1 : number + 2]
-        if not any(_alike(label, other, same, whole=number > 0) for other in near):
-            videos.append([])
-            continue
-        if not videos[-1]:
-            first = label
-        elif numbered and label[1:] == first[1:]:
-            videos.append([])
-        videos[-1].append(chain[number])
-    return videos
-
-
-def _alike(label: list[int], other: list[int], same: int, whole: bool) -> bool:
-    """Equal but for a number; not whole: what stands before may have become part of the label's first
-    word."""
-    if abs(len(label) - len(other)) > 2:  # tokens that a number may be longer
-        return False
-    return (
-        min(len(label), len(other)) > same
-        and label[-same:] == other[-same:]
-        and (not whole or label[0] == other[0])
-    )
+def _runs(at: Tensor) -> list[tuple[int, int]]:
+    """Return where True stands without a gap in (length,): starts and ends."""
+    places = at.nonzero()[:, 0]
+    if not len(places):
+        return []
+    gap = places.diff() > 1
+    starts, ends = places[1:][gap].tolist(), (places[:-1][gap] + 1).tolist()
+    return list(zip([int(places[0]), *starts], [*ends, int(places[-1]) + 1], strict=True))

@@ -58,6 +58,9 @@ class Family:
     def processor(self) -> Any:
         processor = self.make_processor()
         processor.chat_template = template(self.video, self.image)
+        from dycoke_lab.models import learn  # here, since conftest's hook must come before the library
+
+        learn(processor)
         return processor
 
     def inputs(self, *samples: list[Any]) -> dict[str, torch.Tensor]:

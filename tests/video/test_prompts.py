@@ -7,12 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from helpers.families import FAMILIES, frames
 from helpers.numbered import write
 from transformers.video_utils import load_video
 
 from dycoke_lab.models import ADAPTERS
 from dycoke_lab.models.token_layout import TokenGrid
-from dycoke_lab.video import on_model, prompt, read_video
+from dycoke_lab.video import chat, on_model, prompt, read_video
 
 
 @pytest.mark.parametrize("how", [dict(num_frames=8), dict(fps=2)], ids=str)
@@ -76,3 +77,59 @@ def test_uneven_times_in_a_prompt_are_true(family, tmp_path):
         "smolvlm": ["from00:00:", "from00:20:", "from00:21:"],
     }[family.name]
     assert all(time in text.replace(" ", "") for time in wanted), text
+
+
+WRONG = {
+    "a path": ([{"type": "video", "video": "a.mp4"}], TypeError, r"video is a str: give what read_video"),
+    "an array": (
+        [{"type": "video", "video": np.zeros((2, 8, 8, 3))}],
+        TypeError,
+        "video is a ndarray: give what",
+    ),
+    "a number": ([{"type": "text", "text": 7}], TypeError, "text is a int: give a string"),
+    "sound": ([{"type": "audio", "audio": 1}], ValueError, "part of the content is .*audio.* it must be"),
+    "no type": ([{"text": "what?"}], ValueError, "part of the content is .* it must be"),
+    "text alone": (["what?"], ValueError, "part of the content is .*what.* it must be"),
+}
+
+
+@pytest.mark.parametrize("how", WRONG)
+def test_a_conversation_that_cannot_be_written_is_refused(how):
+    content, kind, message = WRONG[how]
+    processor = FAMILIES["llava_onevision"].processor()
+    with pytest.raises(kind, match=message):
+        chat(processor, [{"role": "user", "content": content}])
+    with pytest.raises(ValueError, match='must be a dict with "role" and "content"'):
+        chat(processor, content)
+
+
+def test_plain_text_is_content(family):
+    plain, parts = (
+        chat(family.processor(), [{"role": "user", "content": content}])["input_ids"]
+        for content in ("what happens?", [{"type": "text", "text": "what happens?"}])
+    )
+    assert torch.equal(plain, parts)
+
+
+def test_videos_of_unequal_length_are_read_or_refused(family):
+    videos = [read_video(frames(count), rate=1) for count in (8, 4)]
+    content = [{"type": "video", "video": video} for video in videos]
+    content = [content[0], {"type": "text", "text": " then "}, content[1], {"type": "text", "text": "?"}]
+    processor, messages = family.processor(), [{"role": "user", "content": content}]
+    if family.name in ("llava_onevision", "llava_next_video", "internvl"):
+        with pytest.raises(ValueError, match=r"have \[8, 4\] frames, and .* takes those .* same frames="):
+            chat(processor, messages)
+        return
+    layout = ADAPTERS[family.name].find_videos(family.model().config, chat(processor, messages))
+    assert [grid.frames * family.paired for grid in layout.videos[0]] == [8, 4]
+
+
+def test_a_prompt_longer_than_the_models_positions_is_refused(family):
+    inputs, model = prompt(family.processor(), read_video(frames(4), rate=1), "what?"), family.model()
+    config = model.config.get_text_config()
+    before, config.max_position_embeddings = config.max_position_embeddings, 20
+    try:
+        with pytest.raises(ValueError, match=r"the prompt has \d+ tokens, and the model 20 positions"):
+            on_model(inputs, model)
+    finally:
+        config.max_position_embeddings = before

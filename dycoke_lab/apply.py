@@ -20,7 +20,7 @@ from typing import Any
 
 from dycoke_lab.methods.base import Compression
 from dycoke_lab.models import adapter_for, decoder_of
-from dycoke_lab.runtime.attention_hooks import has_flat_masks, kernel_of
+from dycoke_lab.runtime.attention_hooks import has_flat_masks
 from dycoke_lab.runtime.generation import ModelFacts
 from dycoke_lab.runtime.session import Session, active_session
 
@@ -75,7 +75,7 @@ def _attending_to_all(decoder: Any) -> tuple[int, list[int]]:
 def _facts(compression: Compression, model: Any, decoder: Any) -> ModelFacts:
     """What a generation must know of the model. ValueError for what cannot work, before any token is made."""
     _check_model(model)
-    if kernel_of(decoder) == "flex_attention":
+    if decoder.config._attn_implementation == "flex_attention":
         raise ValueError(
             "attention kernel 'flex_attention' is not supported: load the model with "
             "attn_implementation='sdpa'"

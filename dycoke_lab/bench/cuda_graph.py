@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from dycoke_lab.models import decoder_of
-from dycoke_lab.runtime.attention_hooks import Call, count_hooked, hooked, kernel_of, self_attentions
+from dycoke_lab.runtime.attention_hooks import Call, count_hooked, hooked, self_attentions
 from dycoke_lab.runtime.cache_layers import InPlaceLayer
 from dycoke_lab.runtime.compat import CACHE
 from dycoke_lab.runtime.compressed_cache import write_in_place
@@ -209,7 +209,7 @@ def _selections(generation: Generation | None) -> list[Selection]:
 
 
 def _check(model: Any, decoder: Any, cache: Cache, generation: Generation | None) -> None:
-    if (kernel := kernel_of(decoder)) != "sdpa":
+    if (kernel := decoder.config._attn_implementation) != "sdpa":
         raise ValueError(
             f"attention kernel {kernel!r}: static steps hide unused room by a mask, and support only 'sdpa'"
         )

@@ -76,10 +76,9 @@ def grids_of(inputs: dict[str, Any], merge: int | Tensor) -> list[TokenGrid]:
     merges = merge.tolist() if isinstance(merge, Tensor) else [merge] * len(thw)
     grids = [TokenGrid(t, h // m, w // m) for (t, h, w), m in zip(thw.tolist(), merges, strict=True)]
     features = (inputs.get("mm_encoder_outputs") or {}).get("video")
-    times = 1 if features is None else len(features.pooler_output) // len(grids)
-    if times == 1:
+    if features is None:
         return grids
-    assert features is not None
+    times = len(features.pooler_output) // len(grids)
     repeated: list[TokenGrid] = []
     lengths = [len(video) for video in features.pooler_output]
     while grids:  # a sample's videos a, b stand there as a, b, a, b, ..., then the next sample's
@@ -90,8 +89,9 @@ def grids_of(inputs: dict[str, Any], merge: int | Tensor) -> list[TokenGrid]:
                 break
         else:
             raise ValueError(
-                f"video_grid_thw={thw.tolist()} does not fit the encoded videos: call generate with one "
-                "input for each"
+                f"video_grid_thw={thw.tolist()} does not fit the encoded videos: their sizes are noted when "
+                "videos are encoded, so give pixel_values_videos and video_grid_thw inside the context, and "
+                "read the prompt at once (no prefill_chunk_size)"
             )
     return repeated
 

@@ -22,5 +22,5 @@ def find_videos(config: Any, inputs: dict[str, Any]) -> TokenLayout | None:
             "the processor videos_kwargs={'use_token_compression': False}"
         )
     return in_order(
-        inputs["input_ids"] == config.video_token_id, grids_of(inputs, inputs["video_merge_sizes"])
+        inputs["input_ids"] == config.video_token_id, grids_of(inputs, inputs.get("video_merge_sizes", 1))
     )

@@ -1,8 +1,8 @@
-"""Observe a model's attention, and change its masks, through transformers' attention registry, one model at a
-time.
+"""Observe a model's attention, and change its masks, through transformers' attention registry.
 
 The model's own kernel (SDPA, eager, FlashAttention) still does the work, on the same tensors; hooks see
-what it is given. Nothing is patched: the model's config names a wrapper while hooks are there.
+what it is given. While there are hooks, the registry has a wrapper under the kernel's name, which lets the
+calls of all other modules through. Neither the model nor its config is changed, so a copy carries nothing.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-PREFIX = "dycoke_lab_"
 
 
 class Call(NamedTuple):
@@ -42,15 +40,21 @@ class _Layer(NamedTuple):
 
 
 class _Hooked(NamedTuple):
-    kernel: str  # that the config names without hooks
-    wrapper: str
+    kernel: str
     owners: list[Any]  # whose hooks these are; models may share a config
+
+
+class _Wrapped(NamedTuple):
+    before: Any  # what the registry had of its own under this name, None if nothing
+    users: list[Any]
 
 
 NO_LAYER = _Layer(-1, [], [], [])
 # by ids, while there are hooks: looking up weak keys would take longer than all else
 _LAYERS: dict[int, _Layer] = {}
 _CONFIGS: dict[int, _Hooked] = {}
+_KERNELS: dict[str, _Wrapped] = {}
+_CHANGING = Lock()
 
 
 @contextmanager
@@ -69,20 +73,17 @@ def hooked(
     masks are no tensors, and RuntimeError if the attention implementation was changed while other hooks are
     there.
     """
-    config: Any = owner.config
-    if _CONFIGS.get(id(config)) and any(id(module) in _LAYERS for module in modules.values()):
+    if any(id(module) in _LAYERS for module in modules.values()):
         check_hooked(owner)
-    state = _CONFIGS.get(id(config))
-    if state is None or config._attn_implementation != state.wrapper:
-        kernel = config._attn_implementation
-        wrapper = _wrapper(kernel, next(iter(modules.values())))
-        _CONFIGS[id(config)] = _Hooked(kernel, wrapper, state.owners if state else [])
-        config._attn_implementation = wrapper
-    mine: list[tuple[list[Any], Any]] = [(_CONFIGS[id(config)].owners, owner)]
-    for place, asked in enumerate((masks, crops, observers), 1):
-        for number, hook in (asked or {}).items():
-            layer = _LAYERS.setdefault(id(modules[number]), _Layer(number, [], [], []))
-            mine.append((layer[place], hook))  # type: ignore[arg-type]
+    kernel = owner.config._attn_implementation
+    with _CHANGING:
+        _wrap(kernel, owner)
+        _CONFIGS.setdefault(id(owner.config), _Hooked(kernel, [])).owners.append(owner)
+    mine: list[tuple[list[Any], Any]] = [
+        (_LAYERS.setdefault(id(modules[number]), _Layer(number, [], [], []))[place], hook)  # type: ignore[misc]
+        for place, asked in enumerate((masks, crops, observers), 1)
+        for number, hook in (asked or {}).items()
+    ]
     for hooks, hook in mine:
         hooks.append(hook)
     try:
@@ -93,10 +94,12 @@ def hooked(
         for module in modules.values():
             if not any(_LAYERS.get(id(module), NO_LAYER)[1:]):
                 _LAYERS.pop(id(module), None)
-        if not _CONFIGS[id(config)].owners:
-            state = _CONFIGS.pop(id(config))
-            if config._attn_implementation == state.wrapper:  # else someone has chosen another meanwhile
-                config._attn_implementation = state.kernel
+        with _CHANGING:
+            owners = _CONFIGS[id(owner.config)].owners
+            _remove(owners, owner)
+            if not owners:
+                del _CONFIGS[id(owner.config)]
+            _unwrap(kernel, owner)
 
 
 def self_attentions(decoder: Any) -> dict[int, nn.Module]:
@@ -110,11 +113,6 @@ def count_hooked(owner: Any) -> int:
     return sum(one is owner for one in state.owners) if state else 0
 
 
-def kernel_of(owner: Any) -> str:
-    """Return the name of the kernel that does the work, hooked or not."""
-    return str(owner.config._attn_implementation).removeprefix(PREFIX)
-
-
 def has_flat_masks(owner: Any) -> bool:
     """Return whether its kernel's masks are (batch, keys), as FlashAttention's."""
     return ALL_MASK_ATTENTION_FUNCTIONS.get(owner.config._attn_implementation) is flash_attention_mask
@@ -123,28 +121,47 @@ def has_flat_masks(owner: Any) -> bool:
 def check_hooked(owner: Any) -> None:
     """Raise RuntimeError if its attention implementation was changed meanwhile, so that hooks get nothing."""
     state = _CONFIGS.get(id(owner.config))
-    if state is None or owner.config._attn_implementation != state.wrapper:
+    if state is None or owner.config._attn_implementation != state.kernel:
         raise RuntimeError(
             f"the attention implementation was set to {owner.config._attn_implementation!r} inside a "
             "dycoke_lab context: set it before entering"
         )
 
 
-def _wrapper(kernel: str, module: nn.Module) -> str:
-    """Register an attention function that calls the hooks and `kernel`, and return its name."""
+def _wrap(kernel: str, user: Any) -> None:
+    """Have the registry call the hooks around this kernel."""
     if kernel == "flex_attention":
         raise ValueError(
             "attention kernel 'flex_attention' is not supported: load the model with "
             "attn_implementation='sdpa'"
         )
-    name = PREFIX + kernel
-    if kernel == "eager":  # not in the registry: every model file brings its own
-        base: Callable[..., Any] = sys.modules[type(module).__module__].eager_attention_forward
-        name = f"{name}_{type(module).__module__.rpartition('.')[2]}"
+    if kernel not in _KERNELS:
+        local = ALL_ATTENTION_FUNCTIONS._local_mapping
+        _KERNELS[kernel] = _Wrapped(local.get(kernel), [])
+        ALL_ATTENTION_FUNCTIONS[kernel] = _wrapper(kernel)
+    _KERNELS[kernel].users.append(user)
+
+
+def _unwrap(kernel: str, user: Any) -> None:
+    before, users = _KERNELS[kernel]
+    _remove(users, user)
+    if users:
+        return
+    del _KERNELS[kernel]
+    if before is None:
+        del ALL_ATTENTION_FUNCTIONS[kernel]
     else:
-        base = ALL_ATTENTION_FUNCTIONS[kernel]
-    # FlashAttention's function reads in the configuration which kernel to load
-    reads_config = kernel not in ("sdpa", "eager")
+        ALL_ATTENTION_FUNCTIONS[kernel] = before
+
+
+def _remove(owners: list[Any], owner: Any) -> None:
+    """Remove this very object once; models compare by identity, and so do we."""
+    owners.pop(next(place for place, one in enumerate(owners) if one is owner))
+
+
+def _wrapper(kernel: str) -> Callable[..., Any]:
+    """Return an attention function that calls the hooks and `kernel`."""
+    known = None if kernel == "eager" else ALL_ATTENTION_FUNCTIONS[kernel]
 
     def attend(
         module: nn.Module,
@@ -154,24 +171,15 @@ def _wrapper(kernel: str, module: nn.Module) -> str:
         attention_mask: Tensor | None,
         **kwargs: Any,
     ) -> Any:
+        # eager is not in the registry: every model file brings its own
+        base = known or sys.modules[type(module).__module__].eager_attention_forward
         mask = attention_mask
         number, masks, crops, observers = _LAYERS.get(id(module), NO_LAYER)
         for change in masks if mask is None and query.size(0) == 1 else [*crops, *masks]:
             mask = change(Call(number, query, key, mask, kwargs["scaling"]))
-        if not reads_config:
-            found = base(module, query, key, value, mask, **kwargs)
-        else:
-            config: Any = module.config
-            config._attn_implementation = kernel
-            try:
-                found = base(module, query, key, value, mask, **kwargs)
-            finally:
-                config._attn_implementation = name
+        found = base(module, query, key, value, mask, **kwargs)
         for observe in observers:
             observe(Call(number, query, key, mask, kwargs["scaling"]))
         return found
 
-    AttentionInterface.register(name, attend)
-    if kernel in ALL_MASK_ATTENTION_FUNCTIONS:  # else it wants none
-        AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[kernel])
-    return name
+    return attend

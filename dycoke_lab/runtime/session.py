@@ -3,10 +3,12 @@ call is."""
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -54,6 +56,7 @@ def forget(model: nn.Module) -> None:
 
 class _Now(threading.local):
     generation: Generation | None = None  # whose forward pass runs in this thread
+    asked: Mapping[str, Any] = MappingProxyType({})  # what the model is called with
 
 
 class Session:
@@ -62,7 +65,7 @@ class Session:
     def __init__(self, compression: Compression, model: Any, facts: ModelFacts) -> None:
         self.compression, self.model, self.facts = compression, model, facts
         self.decoder = decoder_of(model)
-        self.finder = VideoFinder(model)
+        self.finder = VideoFinder(model, lenient=compression.off)
         self.vision = VisionAttention(model, compression.merger) if compression.merger else None
         self.hooks_attention = compression.reducer is not None or compression.selector is not None
         self.running = _Now()
@@ -84,6 +87,7 @@ class Session:
             _ACTIVE[model] = self
             stack.callback(_ACTIVE.pop, model, None)
             stack.callback(self.restore)
+            stack.callback(model.register_forward_pre_hook(self.called, with_kwargs=True).remove)
             stack.enter_context(self.finder.finding(model))
             if self.vision:
                 stack.enter_context(self.vision.observed())
@@ -119,11 +123,8 @@ class Session:
     def before(
         self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]] | None:
-        if torch.compiler.is_compiling():
-            raise RuntimeError(
-                "torch.compile cannot see what a compression changes at each step: run the model uncompiled "
-                "inside the context"
-            )
+        if torch.compiler.is_compiling():  # with nothing to compress: as stock
+            return None
         if self.hooks_attention:
             check_hooked(module)
         cache = cache_in(inputs)
@@ -134,9 +135,11 @@ class Session:
         pruning = self.hooks_attention
         if pruning and cache is None:
             raise ValueError(
-                f"{self.compression!r} prunes a KV cache: call generate, or give "
-                f"{CACHE}=DynamicCache(config=...), or only merge"
+                f"{self.compression!r} prunes a KV cache, and there is none: leave out use_cache=False, or "
+                f"give {CACHE}=DynamicCache(config=...), or only merge"
             )
+        if self.compression.merger or self.compression.reducer:
+            self._check_places()
         if pruning and _wants_gradients(module, inputs):
             raise RuntimeError("pruning has no gradients: call the model under torch.no_grad()")
         self.now = generation = Generation(self.compression, layout, self.facts)
@@ -146,6 +149,33 @@ class Session:
             self.generations[cache] = generation
         vision = self.vision.take(layout.videos) if self.vision else {}
         return args, generation.prefill(inputs, self.finder.padding, vision)
+
+    def called(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling():
+            if not self.compression.off:
+                refuse_compiled()
+            return
+        self.running.asked = inputs
+
+    def _check_places(self) -> None:
+        """Raise for what has a place for each token of the prompt, where some are taken away."""
+        asked, padding = self.running.asked, self.finder.padding
+        if asked.get("labels") is not None:
+            raise ValueError(
+                "labels has a place for each token of the prompt, and some of them are taken away: call "
+                "without labels, and compute the loss from the logits that are left"
+            )
+        if isinstance(padding, Tensor) and padding.ndim == 2 and not bool(padding[:, -1].all()):
+            raise ValueError(
+                "attention_mask has padding on the right: where tokens are taken away, logits would come "
+                "back at other places. Pad on the left (padding_side='left')"
+            )
+        whole = [name for name in ("output_hidden_states", "output_attentions") if asked.get(name)]
+        if whole and _in_assisted_decoding():
+            raise NotImplementedError(
+                f"{whole[0]}=True: generate with an assistant, or prompt lookup, cuts these by the places of "
+                "the whole prompt, of which some are taken away. Leave it out, or generate without them"
+            )
 
     def _later(self, module: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """The inputs of a step or a later turn."""
@@ -167,6 +197,8 @@ class Session:
         return self.now.before_layer(number, args, inputs) if self.now else None
 
     def after(self, module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any], output: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         generation, cache = self.now, cache_in(inputs)
         if generation is None:
             return
@@ -179,7 +211,9 @@ class Session:
 
     def done(self, *_: Any) -> None:
         """Let go of the generation, after an error, too: what it holds may fill the memory."""
-        self.now = None
+        if torch.compiler.is_compiling():
+            return
+        self.now, self.running.asked = None, MappingProxyType({})
         if self.vision:
             self.vision.clear()  # of a call without a video
 
@@ -194,6 +228,22 @@ class Session:
         for cache, generation in self.generations.items():
             if isinstance(cache, CompressedCache):
                 generation.release(cache)
+
+
+@torch.compiler.disable(reason="a dycoke_lab context: run the model uncompiled inside it")
+def refuse_compiled() -> None:
+    raise RuntimeError(
+        "torch.compile cannot see what a compression changes at each step: run the model uncompiled inside "
+        "the context"
+    )
+
+
+def _in_assisted_decoding() -> bool:
+    """Return whether transformers' assisted decoding is calling: only the stack tells."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name != "_assisted_decoding":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _wants_gradients(module: nn.Module, inputs: dict[str, Any]) -> bool:

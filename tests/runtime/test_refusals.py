@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.families import frames
 from helpers.matrix import SETTINGS, generate, longer
-from helpers.tiny import MERGING, cache_of, inputs_of, text_of, write
+from helpers.tiny import FAMILY, MERGING, cache_of, inputs_of, text_of, write
 from transformers.cache_utils import DynamicCache, StaticCache
 
 from dycoke_lab import DyCoke, capture_attention
@@ -113,9 +113,6 @@ def test_what_generate_cannot_do_is_refused(family, model, prompts):
             model(**inputs, past_key_values=cache)
         with pytest.raises(NotImplementedError, match="generate without an assistant"):
             generate(model, inputs, prompt_lookup_num_tokens=3)
-        embeds = model.get_input_embeddings()(inputs["input_ids"])
-        with pytest.raises(ValueError, match="a video without input_ids"), torch.no_grad():
-            model(**{**inputs, "input_ids": None, "inputs_embeds": embeds})
     model.hf_device_map = {"model": "cpu", "lm_head": "disk"}
     try:
         with pytest.raises(ValueError, match=r"spread over \['cpu', 'disk'\] by device_map"), DyCoke()(model):
@@ -128,6 +125,38 @@ def test_what_generate_cannot_do_is_refused(family, model, prompts):
 def test_a_compiled_model_is_refused(tiny):
     with pytest.raises(ValueError, match="model is compiled"), DyCoke()(torch.compile(tiny)):
         pass
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_model_that_is_compiled_inside_is_refused_in_our_words(whole):
+    own = copy.deepcopy(FAMILY.model())
+    message = "run the model uncompiled inside"
+    with MERGING(own), torch.no_grad(), pytest.raises(RuntimeError, match=message):
+        torch.compile(own, backend="eager", fullgraph=whole)(**inputs_of(), use_cache=False)
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_has_a_place_for_each_token_is_refused_after_merging(family, model, prompts):
+    inputs = family.inputs(prompts[0])
+    labels = inputs["input_ids"]
+    right = inputs["attention_mask"].clone()
+    right[:, -2:] = 0
+    with torch.no_grad():
+        expected = model(**inputs, labels=labels).loss
+        with DyCoke(0, 0)(model):
+            assert torch.equal(model(**inputs, labels=labels).loss, expected)
+        with DyCoke(0.5, 0)(model):
+            with pytest.raises(ValueError, match="labels has a place for each token"):
+                model(**inputs, labels=labels)
+            with pytest.raises(ValueError, match=r"padding on the right: .* Pad on the left"):
+                model(**{**inputs, "attention_mask": right})
+    with DyCoke(0.5, 0)(model):
+        with pytest.raises(NotImplementedError, match="output_hidden_states=True: generate with"):
+            generate(model, inputs, 4, assistant_model=model, output_hidden_states=True)
+        generate(model, inputs, 4, assistant_model=model)
 
 
 def test_off_takes_what_stock_takes(tiny):

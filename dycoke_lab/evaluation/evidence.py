@@ -10,6 +10,7 @@ import pandas as pd
 from dycoke_lab.evaluation.diagnosis import recommended
 from dycoke_lab.evaluation.grids import read_grid
 from dycoke_lab.evaluation.predictions import CELL, FOUND, read_diagnoses
+from dycoke_lab.evaluation.settings import RESELECT_BELOW
 from dycoke_lab.evaluation.tables import counted, losses, means
 from dycoke_lab.methods import label_of
 from dycoke_lab.results.folders import DIAGNOSES, EVIDENCE, SWEEP
@@ -82,6 +83,7 @@ def reselection(layer: int, specimen: str = "footage") -> pd.DataFrame:
     """Return words right, and selections at a step, by P and `reselect_below`, mean over seeds."""
     rows = counted(read_grid(SWEEP.parent / specimen))
     rows = rows[(rows["method"] == "dynamic") & (rows["from_layer"] == layer)]
+    rows = rows[rows["reselect_below"].isin(RESELECT_BELOW)]
     keys = ["prune_ratio", "reselect_below"]
     made = rows.groupby(keys)["selections"].mean()
     return pd.concat([means(rows, keys), made], axis=1).reset_index()

@@ -10,7 +10,7 @@ from dycoke_lab.methods import METHODS, Compression, Dynamic, Merger, PrefillRed
 from dycoke_lab.specimen.specimens import specimen_named
 
 SWEEP_PRUNE = 0.7  # P of the runs over similarity thresholds
-RESELECT_BELOW = (-1.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 2.0)  # never again, ..., at every step
+RESELECT_BELOW = (-1.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 2.0)  # never again, ..., at every step
 RESELECT_LAYERS = (3, 7, 8)  # the paper's; the last of much reading; the one recommended
 SWEEP_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
 

@@ -83,7 +83,7 @@ def summarise(options: argparse.Namespace) -> None:
     }
     for name, figure in figures.items():
         figure.savefig(EVIDENCE / "footage" / f"{name}.png", dpi=110)
-    print(evidence.readme_table())
+    print(f"{evidence.readme_table()}\n\n{evidence.selection_line()}")
 
 
 def add_specimen(commands: Any) -> None:

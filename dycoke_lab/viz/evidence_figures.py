@@ -119,18 +119,22 @@ def reselections(table: pd.DataFrame) -> Figure:
         rows = rows.sort_values("selections")
         colour = sns.color_palette("colorblind")[number]
         ax.plot(100 * rows["selections"], 100 * rows["mean"], "o-", color=colour, linewidth=2.5)
-        for _, row in rows.iterrows():
+        labelled = -100.0
+        for _, row in rows.iloc[:-1].iterrows():
             place = 100 * row["selections"], 100 * row["mean"]
-            name = {-1.0: "never again", 2.0: "always"}.get(
-                row["reselect_below"], f"{row['reselect_below']:g}"
-            )
-            ax.annotate(
-                name, place, (0, 8), textcoords="offset points", ha="center", fontsize=9, color=colour
-            )
+            if place[0] - labelled > 5:  # where there is room
+                labelled = place[0]
+                name = "never again" if row["reselect_below"] < 0 else f"{row['reselect_below']:g}"
+                look = dict(xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9, color=colour)
+                ax.annotate(name, place, **look)
         last = rows.iloc[-1]
         ends.append((100 * last["mean"], f"P = {ratio:g}", colour, 100 * last["selections"]))
     _label_ends(ax, ends, 3)
-    ax.set(xlabel="selections, % of decoding steps", ylabel="words right, %", title=title)
+    ax.set(
+        xlabel="selections, % of decoding steps (numbers: reselect_below)",
+        ylabel="words right, %",
+        title=title,
+    )
     return figure
 
 

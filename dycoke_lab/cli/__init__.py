@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 
 from dycoke_lab.cli.bench import add_bench
 from dycoke_lab.cli.evidence import add_diagnoses, add_grid, add_specimen, add_study, summarise
@@ -12,8 +13,11 @@ from dycoke_lab.cli.videos import add_diagnose, add_fidelity, add_run
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. Errors that the user can mend are one line, with exit code 1; wrong usage has 2."""
+    """Run a command. An error is one line, with exit code 1, unless --debug is given; wrong usage has 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments  # before or after the command
     parser = argparse.ArgumentParser("dycoke-lab", description="Study token compression for video LLMs.")
+    parser.add_argument("--debug", action="store_true", help="show where an error comes from")
     commands = parser.add_subparsers(required=True, title="commands", metavar="COMMAND")
     add_run(commands)
     add_diagnose(commands)
@@ -26,7 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     summary = commands.add_parser("summary", help="tables and figure of the committed evidence")
     summary.set_defaults(do=summarise)
     add_specimen(commands)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args([argument for argument in arguments if argument != "--debug"])
+    warnings.formatwarning = _warning_line  # type: ignore[assignment]
     if getattr(options, "threads", None):
         import torch
 
@@ -38,5 +43,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(130) from None  # a shell's code for Ctrl-C
     except BrokenPipeError:  # the reader, as `head`, has read enough
         raise SystemExit(141) from None
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        if debug:
+            raise
         raise SystemExit(one_line(error)) from error
+
+
+def _warning_line(message: Warning | str, *_: object) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dycoke_lab.cli.options import THREADS, add, at_least, numbers, one_line
+from dycoke_lab.cli.options import THREADS, add, at_least, numbers
 from dycoke_lab.methods.dynamic_pruning import INACTIVE
 
 
@@ -37,6 +37,8 @@ def add_bench(commands: Any) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
+    import torch
+
     from dycoke_lab.bench.benchmark import run_benchmark
     from dycoke_lab.bench.configs import METHODS_TO_MEASURE, configs, gpu_plan
     from dycoke_lab.bench.model_shapes import SHAPES
@@ -54,10 +56,12 @@ def _bench(options: argparse.Namespace) -> None:
         config.compression()  # raises for parameters out of range, before anything is measured
     dtype = options.dtype or ("float32" if options.device == "cpu" else "bfloat16")
     out = options.out or BENCH / f"{options.shape}-{options.device}"
-    try:
-        rows = run_benchmark(found, options.repeats, out, options.device, dtype, options.minutes)
-    except (AssertionError, RuntimeError) as error:  # torch asserts that it was built for CUDA
-        raise SystemExit(one_line(error)) from error
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device {options.device}: torch {torch.__version__} sees no GPU here. The 7B shape needs an "
+            "NVIDIA GPU with 24 GB or more, its driver, and torch's CUDA build (pip install torch)"
+        )
+    rows = run_benchmark(found, options.repeats, out, options.device, dtype, options.minutes)
     if not rows and options.minutes is not None:
         raise SystemExit(f"error: --minutes {options.minutes:g} were over before the first job began")
     print(f"{summary(out)}\n\nRows and provenance: {out}")

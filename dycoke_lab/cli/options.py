@@ -10,7 +10,13 @@ THREADS = "of the CPU (default: torch's choice)"
 
 
 def one_line(error: Exception) -> str:
-    return f"error: {' '.join(str(error).split())}"
+    """Return an error for a terminal. Those of this library say what to do; others are named."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text:
+        return f"error: out of memory: take fewer --frames, a smaller --dtype, or another --device. {text}"
+    if isinstance(error, OSError | ValueError | TypeError | NotImplementedError | RuntimeError):
+        return f"error: {text}"
+    return f"error: {type(error).__name__}: {text} (--debug shows where)"
 
 
 def at_least(least: int) -> Callable[[str], int]:

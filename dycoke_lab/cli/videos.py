@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dycoke_lab.cli.options import add, at_least, numbers, one_line
+from dycoke_lab.cli.options import add, at_least, numbers
 from dycoke_lab.methods import METHODS, DyCoke, Merger, compose
 
 DEFAULTS = DyCoke()
@@ -20,7 +20,8 @@ def _add_prompt(parser: Any) -> None:
     add(parser, "model", "constructed", "name of a specimen, folder of a checkpoint, or name on the hub")
     frames = parser.add_mutually_exclusive_group()
     add(frames, "frames", FRAMES, "at most so many, at even distances", type=at_least(1))
-    add(frames, "fps", None, "so many frames for each second of the video", type=float)
+    add(frames, "fps", None, "what is shown at 0, 1/FPS, 2/FPS, ... seconds", type=float)
+    add(parser, "rate", None, "frames for each second of a folder of pictures", type=float)
     add(parser, "max-new-tokens", 128, "the longest answer", type=at_least(1))
     add(parser, "dtype", "auto", "bfloat16, float32, ...; auto: the checkpoint's")
     add(parser, "device", None, "cuda, cpu, ... (default: a GPU if there is one; the CPU for a specimen)")
@@ -73,16 +74,14 @@ def _load(options: argparse.Namespace) -> tuple[Any, Any]:
     from dycoke_lab.models.loading import load_model
 
     where = options.dtype, options.device, options.attention
-    try:
-        return load_model(options.model, options.seed, *where)
-    except TypeError as error:  # a family without an adapter
-        raise SystemExit(one_line(error)) from error
+    return load_model(options.model, options.seed, *where)
 
 
 def _read(source: str | Path, options: argparse.Namespace) -> Any:
     from dycoke_lab.video import read_video
 
-    return read_video(source, None if options.fps else options.frames, options.fps)
+    frames = options.frames if options.fps is None else None
+    return read_video(source, frames, options.fps, options.rate)
 
 
 def _compare_all(model: Any, processor: Any, inputs: Any, compression: Any) -> None:
@@ -191,6 +190,7 @@ def _fidelity(options: argparse.Namespace) -> None:
         "question": options.question,
         "frames": options.frames,
         "fps": options.fps,
+        "rate": options.rate,
     }
     rows = run_fidelity(model, processor, paths, inputs_of, settings, out, options.max_new_tokens, about)
     plots.style()

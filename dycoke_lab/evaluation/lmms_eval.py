@@ -7,6 +7,7 @@ own: notebook 07 has the commands, and what was tested. Its published interface 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from dycoke_lab.methods import Compression, DyCoke, compose
 from dycoke_lab.models.loading import load_model
-from dycoke_lab.video import chat, on_model, read_video
+from dycoke_lab.video import Video, chat, on_model, read_video
 
 GREEDY: dict[str, Any] = {"max_new_tokens": 1024, "temperature": 0, "top_p": None, "num_beams": 1}
 
@@ -26,6 +27,10 @@ def manifest() -> Any:
     from lmms_eval.models.registry_v2 import ModelManifest  # which reads entry points when it is imported
 
     return ModelManifest(model_id="dycoke", chat_class_path="dycoke_lab.evaluation.lmms_eval.DyCokeModel")
+
+
+class _Unreadable(Exception):
+    """A video of a benchmark cannot be read."""
 
 
 class DyCokeModel(lmms):  # type: ignore[misc]
@@ -71,8 +76,14 @@ class DyCokeModel(lmms):  # type: ignore[misc]
         answers = []
         for request in tqdm(requests, disable=self.rank != 0, desc="answers"):
             context, messages_of, settings, number, task, split = request.args
-            messages = [self._loaded(message) for message in messages_of(self.task_dict[task][split][number])]
-            answers.append(self._answer(messages, dict(settings)))
+            try:
+                asked = messages_of(self.task_dict[task][split][number])
+                messages = [self._loaded(message) for message in asked]
+                answers.append(self._answer(messages, dict(settings)))
+            except _Unreadable as error:  # a broken file is no reason to lose the others' answers
+                warnings.warn(f"{task}, {split} {number} is answered by nothing: {error}", stacklevel=2)
+                answers.append("")
+                continue
             self.cache_hook.add_partial("generate_until", (context, settings), answers[-1])
         return answers
 
@@ -80,7 +91,7 @@ class DyCokeModel(lmms):  # type: ignore[misc]
         content: list[dict[str, Any]] = []
         for part in message["content"]:
             if part["type"] == "video":
-                content.append({"type": "video", "video": read_video(part["url"], self.max_frames)})
+                content.append({"type": "video", "video": self._read(part["url"])})
             elif part["type"] == "image":
                 content.append({"type": "image", "image": part["url"]})
             elif part["type"] == "text":
@@ -91,10 +102,16 @@ class DyCokeModel(lmms):  # type: ignore[misc]
                 )
         return {"role": message["role"], "content": content}
 
+    def _read(self, url: str) -> Video:
+        try:
+            return read_video(url, self.max_frames)
+        except (OSError, ValueError) as error:
+            raise _Unreadable(str(error)) from error
+
     def _answer(self, messages: list[dict[str, Any]], settings: dict[str, Any]) -> str:
         until = settings.pop("until", None) or []
         wanted = {name: settings.get(name, default) for name, default in GREEDY.items()}
-        sampled = bool(settings.get("do_sample", False)) or wanted["temperature"] > 0
+        sampled = bool(settings.get("do_sample", False)) or (wanted["temperature"] or 0) > 0
         if not sampled:
             wanted["temperature"] = wanted["top_p"] = None
         inputs = on_model(chat(self.processor, messages), self._model)

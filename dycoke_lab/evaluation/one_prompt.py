@@ -61,7 +61,9 @@ def answer_prompt(
         cache = getattr(out, CACHE)
         generation = generation_of(model, cache)
         if generation is None:
-            raise ValueError("inputs holds no video: make it with dycoke_lab.video.prompt")
+            raise ValueError(
+                "inputs holds no video: make it with dycoke_lab.video.prompt, of two frames or more"
+            )
         visual, retained = generation.retained.shape[1], int(generation.retained.sum())
         active = min(int(generation.attended(layer).sum()) for layer in range(len(decoder_of(model).layers)))
         held, read = cache_bytes(cache)

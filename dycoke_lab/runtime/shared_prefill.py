@@ -58,7 +58,9 @@ class SharedPrefill:
             self.generation: Generation | None = session.generations.get(cache)
             self.rope = model.model.__dict__.get("rope_deltas", rope)
         if self.generation is None:
-            raise ValueError("inputs holds no video: make it with dycoke_lab.video.prompt")
+            raise ValueError(
+                "inputs holds no video: make it with dycoke_lab.video.prompt, of two frames or more"
+            )
         self.logits = out.logits[:, -1]
         self.layers = list(cache.layers)  # transformers' own again, since the context has ended
 

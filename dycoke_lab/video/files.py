@@ -93,22 +93,25 @@ def _listed(path: Path) -> Listing | None:
         kind = container.format.name.split(",")
         if not set(kind) & set(INDEXED) or stream.codec_context.name.partition("_")[0] not in ONE_EACH:
             return None
-        packets = [packet for packet in container.demux(stream) if packet.size]
+        packets = [  # not the packets themselves, which hold all that the file holds
+            (p.pts, p.duration or 0, p.is_keyframe, p.is_discard or p.is_corrupt)
+            for p in container.demux(stream) if p.size
+        ]  # fmt: skip
         if len(packets) < stream.frames:
             warnings.warn(
                 f"source={str(path)!r} should have {stream.frames} frames, and {len(packets)} are there: a "
                 "part of the file is missing",
                 stacklevel=2,
             )
-    if not packets or any(p.pts is None or p.is_discard or p.is_corrupt for p in packets):
-        return None
-    marks = sorted(packet.pts for packet in packets)
-    keys = sorted(packet.pts for packet in packets if packet.is_keyframe)
-    if not keys or len(set(marks)) < len(marks):
-        return None
-    last = max(packets, key=lambda packet: packet.pts).duration or 0
-    times = [float((mark - marks[0]) * stream.time_base) for mark in marks]
-    listing = _listing(times, float(last * stream.time_base), stream, marks, keys)
+        if any(mark is None or hidden for mark, _, _, hidden in packets):
+            return None
+        marks = sorted(mark for mark, *_ in packets)
+        keys = sorted(mark for mark, _, key, _ in packets if key)
+        if not keys or len(set(marks)) < len(marks):
+            return None
+        last = max(packets)[1]
+        times = [float((mark - marks[0]) * stream.time_base) for mark in marks]
+        listing = _listing(times, float(last * stream.time_base), stream, marks, keys)
     try:  # the last group of frames: is what was listed really shown?
         for _ in _ordered(path, listing, _start(listing, len(marks) - 1)):
             pass

@@ -77,6 +77,10 @@ def chat(processor: Any, messages: Sequence[dict[str, Any]]) -> Any:
         return processor(text=text, return_tensors="pt", **given)
     except ValueError as error:
         lengths = [len(video.frames) for video in videos]
+        if 1 in lengths:
+            raise ValueError(
+                f"a video of 1 frame: {type(processor).__name__} needs two or more; or give it as an image"
+            ) from error
         if len(set(lengths)) < 2:
             raise
         raise ValueError(

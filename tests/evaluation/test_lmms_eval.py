@@ -100,6 +100,25 @@ def test_lmms_evals_answers_are_those_of_run(plugin, method):
     assert stopped == [" ".join(expected.split()[:2])]
 
 
+def test_one_broken_file_does_not_lose_the_other_answers(plugin, tmp_path):
+    model = plugin.DyCokeModel(pretrained="constructed", method="full")
+    question, right, *_ = truth(CLIP)
+    (tmp_path / "broken.mp4").write_bytes((CLIPS / CLIP).read_bytes()[:2000])
+    urls = [CLIPS / CLIP, tmp_path / "broken.mp4", tmp_path / "gone.mp4", CLIPS / CLIP]
+    about = [[{"type": "video", "url": str(url)}, {"type": "text", "text": question}] for url in urls]
+    documents = {n: [{"role": "user", "content": content}] for n, content in enumerate(about)}
+    model.task_dict = {"task": {"test": documents}}
+    settings = {"max_new_tokens": 64, "temperature": None}
+    requests = [
+        types.SimpleNamespace(args=("", lambda doc: doc, settings, number, "task", "test"))
+        for number in range(4)
+    ]
+    with pytest.warns(
+        UserWarning, match=r"task, test \d is answered by nothing: source=.*(broken|gone)\.mp4"
+    ):
+        assert model.generate_until(requests) == [right, "", "", right]
+
+
 def test_the_paper_gives_lmms_evals_defaults(plugin):
     assert plugin.DyCokeModel(pretrained="constructed").compression == DyCoke()
     chosen = plugin.DyCokeModel(pretrained="constructed", prune_ratio=0.5, reselect_below=2).compression

@@ -7,6 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from dycoke_lab.cli import main
 from dycoke_lab.methods import METHODS
@@ -168,3 +169,52 @@ def test_ctrl_c_says_what_is_saved(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["sweep", "constructed", "--seed", "0"])
     assert stop.value.code == 130 and "Finished settings are saved" in capsys.readouterr().err
+
+
+ERRORS = {
+    "ours": (ValueError("frames=0 must be\n1"), "error: frames=0 must be 1"),
+    "of another": (KeyError("video"), "error: KeyError: 'video' (--debug shows where)"),
+    "memory": (MemoryError("no room"), "error: out of memory: take fewer --frames, a smaller --dtype"),
+    "a GPU's memory": (
+        RuntimeError("CUDA out of memory. Tried"),
+        "error: out of memory: take fewer --frames",
+    ),
+    "a full disk": (
+        OSError(28, "No space left on device", "a/b"),
+        "error: [Errno 28] No space left on device",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_an_error_is_one_line_unless_where_it_comes_from_is_asked_for(kind, monkeypatch):
+    error, line = ERRORS[kind]
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("dycoke_lab.evaluation.evidence.chosen_layers", fail)
+    with pytest.raises(SystemExit) as stop:
+        main(["summary"])
+    assert str(stop.value).startswith(line) and "\n" not in str(stop.value)
+    for arguments in (["summary", "--debug"], ["--debug", "summary"]):
+        with pytest.raises(type(error)):
+            main(arguments)
+
+
+def test_what_the_gpu_plan_needs_is_told_without_a_gpu():
+    with pytest.raises(SystemExit, match=r"sees no GPU here\. The 7B shape needs an NVIDIA GPU with 24 GB"):
+        main(["bench", "--shape", "llava-ov-7b", "--gpu-plan", "--device", "cuda"])
+
+
+def test_the_rate_of_a_folder_of_pictures_is_an_option(tmp_path, capsys):
+    from dycoke_lab.video import read_video
+
+    for number, frame in enumerate(read_video(CLIPS / SHORT).frames):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    question, right, *_ = truth(SHORT)
+    main(["run", str(tmp_path), question, "--rate", "8", "--fps", "8", "--method", "full"])
+    assert capsys.readouterr().out.strip() == right
+    for wrong in (["--fps", "8"], ["--fps", "inf", "--rate", "8"], ["--rate", "0"]):
+        with pytest.raises(SystemExit, match=r"error: (fps|rate)="):
+            main(["run", str(tmp_path), question, *wrong])

@@ -11,6 +11,8 @@ from helpers.families import FAMILIES, frames
 from helpers.numbered import write
 from transformers.video_utils import load_video
 
+from dycoke_lab.evaluation.one_prompt import answer_prompt
+from dycoke_lab.methods import TTM, Compression
 from dycoke_lab.models import ADAPTERS
 from dycoke_lab.models.token_layout import TokenGrid
 from dycoke_lab.video import chat, on_model, prompt, read_video
@@ -133,3 +135,20 @@ def test_a_prompt_longer_than_the_models_positions_is_refused(family):
             on_model(inputs, model)
     finally:
         config.max_position_embeddings = before
+
+
+def test_one_frame_is_a_video_a_picture_or_refused(family):
+    processor, model = family.processor(), family.model()
+    video = read_video(frames(1), rate=1)
+    if family.name == "qwen3_vl":
+        with pytest.raises(ValueError, match="a video of 1 frame: Qwen3VLProcessor needs two or more"):
+            prompt(processor, video, "what?")
+        return
+    inputs = on_model(prompt(processor, video, "what?"), model)
+    if family.name in ("internvl", "smolvlm", "gemma3"):  # whose videos are images
+        with pytest.raises(ValueError, match=r"inputs holds no video: .* of two frames or more"):
+            answer_prompt(model, processor, inputs, Compression(), 2)
+        return
+    full = answer_prompt(model, processor, inputs, Compression(), 2)
+    merged = answer_prompt(model, processor, inputs, Compression.of(TTM(0.7)), 2)
+    assert merged.text == full.text and merged.retained == full.retained == full.visual  # nothing repeats

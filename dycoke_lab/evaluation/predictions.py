@@ -66,10 +66,12 @@ def read_diagnoses(folder: Path) -> pd.DataFrame:
 
 def rank_correlations(table: pd.DataFrame, predictor: str, measured: str = "loss") -> tuple[float, float]:
     """Return Spearman's rank correlation over all cells, and the median of those within an L."""
-    within = [
-        spearmanr(rows[predictor], rows[measured]).statistic
-        for _, rows in table.groupby("from_layer")
-        if rows[predictor].nunique() > 1 and rows[measured].nunique() > 1
-    ]
-    everywhere = spearmanr(table[predictor], table[measured]).statistic
-    return float(everywhere), float(pd.Series(within).median())
+    within = [_ranks(rows[predictor], rows[measured]) for _, rows in table.groupby("from_layer")]
+    return _ranks(table[predictor], table[measured]), float(pd.Series(within).median())
+
+
+def _ranks(one: pd.Series, other: pd.Series) -> float:
+    """Return the rank correlation; NaN where one of them does not vary."""
+    if one.nunique() < 2 or other.nunique() < 2:
+        return float("nan")
+    return float(spearmanr(one, other).statistic)

@@ -15,7 +15,11 @@ NAMES = "of a specimen: constructed, footage, footage-qwen2.5-vl"
 def add_study(commands: Any) -> None:
     study = commands.add_parser("study", help="run all notebooks; leave figures, tables and a lab book")
     add(study, "videos", 64, "for each setting and specimen", type=at_least(4))
-    study.set_defaults(do=_study)
+    about = "folder (default: a new one in the results); continues a study that was interrupted there"
+    add(study, "out", None, about, type=Path)
+    study.set_defaults(
+        do=_study, saved="Finished notebooks are saved; the same command with --out continues."
+    )
 
 
 def _study(options: argparse.Namespace) -> None:
@@ -23,7 +27,7 @@ def _study(options: argparse.Namespace) -> None:
         from dycoke_lab.notebooks import make_study
     except ImportError as error:
         raise SystemExit(f"error: {error}: notebooks need Jupyter, pip install 'dycoke_lab[lab]'") from error
-    make_study(options.videos)
+    make_study(options.videos, options.out)
 
 
 def add_grid(commands: Any, kind: str, videos: int, about: str) -> None:
@@ -45,7 +49,8 @@ def _grid(options: argparse.Namespace) -> None:
     make = {"evidence": settings.evidence_grid, "sweep": settings.sweep_grid}[options.kind]
     configs = make(options.seed, specimen_named(options.name).name)
     rows = grids.run_grid(configs, options.videos, out)
-    RowStore(out, videos=options.videos).pack()
+    with RowStore(out, videos=options.videos) as store:
+        store.pack()
     print(f"{rows['config'].nunique()} settings x {options.videos} videos in {out}")
 
 
@@ -66,24 +71,25 @@ def _diagnoses(options: argparse.Namespace) -> None:
 
     out = options.out or DIAGNOSES / options.name / f"seed-{options.seed}"
     rows = run_diagnoses(options.name, options.seed, out, options.videos)
-    RowStore(out, videos=options.videos).pack()
+    with RowStore(out, videos=options.videos) as store:
+        store.pack()
     print(f"{len(rows)} rows in {out}")
 
 
 def summarise(options: argparse.Namespace) -> None:
     from dycoke_lab.evaluation import evidence
-    from dycoke_lab.results import EVIDENCE
+    from dycoke_lab.results import EVIDENCE, save
     from dycoke_lab.viz import evidence_figures, plots
 
     plots.style()
     layer = evidence.chosen_layers()["footage"]
     figures = {
         "every-layer": evidence_figures.every_layer(evidence.by_layer("footage")),
-        "how-often": evidence_figures.reselections(evidence.reselection(layer)),
+        "how-often": evidence_figures.reselections(evidence.reselection(layer), layer),
     }
     for name, figure in figures.items():
-        figure.savefig(EVIDENCE / "footage" / f"{name}.png", dpi=110)
-    print(f"{evidence.readme_table()}\n\n{evidence.selection_line()}")
+        save(EVIDENCE / "footage" / f"{name}.png", figure, dpi=110)
+    print("\n\n".join([evidence.readme_table(), *evidence.findings().values()]))
 
 
 def add_specimen(commands: Any) -> None:

@@ -17,7 +17,7 @@ from dycoke_lab.results.folders import DIAGNOSES, EVIDENCE, SWEEP
 from dycoke_lab.specimen.specimens import specimen_named
 
 PAPER_LAYER = 3
-LAYER_METHODS = ("dynamic", "layer_vote", "last_query", "uniform", "keep_none")
+LAYER_METHODS = ("full", "dynamic", "layer_vote", "hindsight", "last_query", "uniform", "keep_none")
 README_METHODS = ("full", "dynamic", "layer_vote", "hindsight", "last_query", "uniform", "keep_none")
 
 
@@ -62,10 +62,14 @@ def at_layer(evidence: pd.DataFrame, specimen: str, layer: int, methods: Sequenc
 
 
 def by_layer(specimen: str, prune_ratio: float = 0.9, methods: Sequence[str] = LAYER_METHODS) -> pd.DataFrame:
-    """Return words right in descriptions without merging, by method, seed and L."""
+    """Return words right in descriptions without merging, by method, seed and L; the full cache's at each."""
     rows = unmerged(load_evidence(), specimen)
-    rows = rows[rows["method"].isin(methods) & (rows["prune_ratio"] == prune_ratio)]
-    return means(rows, ["method", "seed", "from_layer"]).reset_index()
+    rows = rows[rows["method"].isin(methods)]
+    keys = ["method", "seed", "from_layer"]
+    pruned = means(rows[rows["prune_ratio"] == prune_ratio], keys).reset_index()
+    full = means(rows[rows["method"] == "full"], keys[:2]).reset_index()
+    layers = pruned[["from_layer"]].drop_duplicates()
+    return pd.concat([full.merge(layers, how="cross"), pruned], ignore_index=True)
 
 
 def unmerged(evidence: pd.DataFrame, specimen: str, question: str = "describe") -> pd.DataFrame:
@@ -135,8 +139,11 @@ def readme_table(prune_ratio: float = 0.9) -> str:
     for name in names_in():
         if name != "constructed":
             columns += [(name, layer) for layer in dict.fromkeys((PAPER_LAYER, layers[name]))]
+    seeds = evidence.groupby("specimen")["seed"].nunique()
     lines = [
-        "| words right, % | " + " | ".join(f"{name}, L={layer}" for name, layer in columns) + " |",
+        "| words right, % | "
+        + " | ".join(f"{name} (n = {seeds[name]}), L = {layer}" for name, layer in columns)
+        + " |",
         "|---|" + "---|" * len(columns),
     ]
     for method in README_METHODS:
@@ -153,15 +160,38 @@ def readme_table(prune_ratio: float = 0.9) -> str:
     return "\n".join(lines)
 
 
-def selection_line(prune_ratio: float = 0.9, alike: float = 0.3) -> str:
-    """Return what choosing again brings on footage, as a sentence."""
-    layer = chosen_layers()["footage"]
-    table = reselection(layer)
+def findings(name: str = "footage") -> dict[str, str]:
+    """Return the README's findings, a sentence each: points of words lost in descriptions against the full
+    cache without merging, mean over seeds."""
+    layer, rows = chosen_layers()[name], load_evidence()
+    rows = rows[(rows["specimen"] == name) & (rows["question"] == "describe")]
+    keys = ["method", "merge_ratio", "from_layer", "prune_ratio"]
+    words = 100 * means(rows, [*keys, "seed"]).groupby(keys).mean()
+
+    def lost(method: str, merge: float = 0.0, at: int = layer, prune: float = 0.9) -> str:
+        here = ("full", merge, 0, 0.0) if method == "full" else (method, merge, at, prune)
+        return f"{words['full', 0.0, 0, 0.0] - words[here]:.1f}"
+
+    return {
+        "moment": f"At L = {layer} a choice at every step loses {lost('dynamic')} points, the prompt's "
+        f"choice {lost('last_query')}, a stride {lost('uniform')}; one choice that knows the whole answer "
+        f"loses {lost('hindsight')}.",
+        "layer": f"At the paper's L = {PAPER_LAYER} a choice at every step loses "
+        f"{lost('dynamic', at=PAPER_LAYER)} points and a stride {lost('uniform', at=PAPER_LAYER)}: the "
+        "attention that chooses is not yet on what the word names.",
+        "merging": f"Merging alone loses {lost('full', 0.5)} points at K = 0.5 and {lost('full', 0.7)} at "
+        f"K = 0.7; both stages together (K = P = 0.7, L = {layer}) {lost('dynamic', 0.7, prune=0.7)}.",
+        "again": _again(layer, name),
+    }
+
+
+def _again(layer: int, name: str, prune_ratio: float = 0.9, alike: float = 0.3) -> str:
+    table = reselection(layer, name)
     table = table[table["prune_ratio"] == prune_ratio].set_index("reselect_below")
     never, always = 100 * table["mean"][[-1.0, 2.0]]
     moved = 100 * table["selections"][alike]
     return (
-        f"at L = {layer} and P = {prune_ratio:g}, {always:.0f} % of the words are right if every step does, "
-        f"{never:.0f} % if the first choice stays; in {moved:.0f} % of the steps attention has moved (cosine "
-        f"below {alike:g})."
+        f"If the first step's choice stays, {always - never:.0f} points more are lost than with a choice at "
+        f"every step (L = {layer}, P = {prune_ratio:g}); in {moved:.0f} % of the steps attention has moved "
+        f"(cosine below {alike:g})."
     )

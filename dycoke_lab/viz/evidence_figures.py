@@ -52,9 +52,8 @@ def every_layer(table: pd.DataFrame, name: str = "footage", prune_ratio: float =
     """Draw words right against L, of a kind of specimen. table: as `evaluation.evidence.by_layer` has it."""
     mean = 100 * table.groupby(["method", "from_layer"])["mean"].mean().unstack("method")
     lead = mean["dynamic"] - mean[["last_query", "uniform", "keep_none"]].max(axis=1)
-    most = f"{lead.max():.0f} points ahead at L = {lead.idxmax()}"
-    paper = f"{abs(lead[3]):.0f} {'ahead' if lead[3] > 0 else 'behind'} at L = 3"
-    title = f"{name}, P = {prune_ratio:g}: dynamic is {most}, {paper}"
+    most = f"{lead.max():+.0f} points at L = {lead.idxmax()}, {lead[3]:+.0f} at L = 3"
+    title = f"{name}, P = {prune_ratio:g}: dynamic against the better of one-shot and uniform:\n{most}"
     methods = [name for name in LAYER_METHODS if name in mean]
     return method_lines(
         table, "from_layer", title, "L, the first pruned layer", methods=methods, at_start=True
@@ -89,7 +88,7 @@ def motion_lines(table: pd.DataFrame, title: str) -> Figure:
     table: columns motion (its name), merge_ratio, seed, mean (0 to 1).
     """
     figure, ax = _panel()
-    colours = sns.color_palette("viridis", table["motion"].nunique())
+    colours = sns.color_palette("colorblind")[: table["motion"].nunique()]
     ends = []
     for colour, (motion, rows) in zip(colours, table.groupby("motion", sort=False), strict=True):
         mean = 100 * rows.groupby("merge_ratio")["mean"].mean()
@@ -101,7 +100,7 @@ def motion_lines(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def reselections(table: pd.DataFrame) -> Figure:
+def reselections(table: pd.DataFrame, layer: int, name: str = "footage") -> Figure:
     """Draw words right against how many selections are made at a step, a line for each P; each point has its
     threshold `reselect_below`.
 
@@ -110,8 +109,8 @@ def reselections(table: pd.DataFrame) -> Figure:
     most = table["prune_ratio"].max()
     ends = table[table["prune_ratio"] == most].set_index("reselect_below")["mean"]
     title = (
-        f"P = {most:g}: {100 * ends[2.0]:.0f} % of words with a selection at every step, "
-        f"{100 * ends[-1.0]:.0f} % with one for the answer"
+        f"{name}, L = {layer}, P = {most:g}: {100 * ends[2.0]:.0f} % of words with a choice at every step, "
+        f"{100 * ends[-1.0]:.0f} % with one"
     )
     figure, ax = _panel()
     ends = []

@@ -30,7 +30,7 @@ WANTED = dict(question="describe", merge_ratio=0.0, prune_ratio=0.9, method="dyn
 
 def test_the_readmes_cells_are_plain_sums():
     lines = [line.strip("| ").split(" | ") for line in evidence.readme_table().splitlines()]
-    column = lines[0].index("constructed, L=3")
+    column = lines[0].index("constructed (n = 3), L = 3")
     cell = next(line for line in lines if "dynamic" in line[0])[column]
     shown = [float(number) for number in re.findall(r"\d+\.\d", cell)]
     seeds = [100 * right("constructed", seed, from_layer=3, **WANTED) for seed in range(3)]

@@ -1,9 +1,10 @@
 # `make study`, `make test` and `make lab` set up what they need; nothing outside .venv is touched.
 PYTHON ?= $(shell for version in 3.11 3.12 3.13; do python$$version -c 'import ensurepip' 2>/dev/null && echo python$$version && break; done)
 BIN := .venv/bin
+TRANSFORMERS := $(shell grep '^transformers==' requirements.lock)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: study test test-fast test-browser test-kernel test-newest lint notebooks gpu lab clean
+.PHONY: study test test-fast test-browser test-kernel test-newest test-transformers lint audit notebooks gpu lab clean
 
 study: .venv/ready
 	$(BIN)/dycoke-lab study
@@ -30,6 +31,20 @@ test-newest: .venv/ready
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --upgrade --target build/newest transformers
 	PYTHONPATH=$(CURDIR)/build/newest $(BIN)/python -m pytest
 
+# transformers' own tests of models, from its source package, inside a context that compresses nothing
+test-transformers: .venv/ready build/transformers-tests/ready
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts= -o filterwarnings=ignore -q -rs \
+		--import-mode=importlib tests/transformers_inside/published.py tests/transformers_inside/generating.py
+
+# pip makes no wheel of it; only its folder tests is unpacked, under a name that is not ours
+build/transformers-tests/ready: requirements.lock | .venv/ready
+	rm -rf $(@D) && mkdir -p $(@D)
+	$(BIN)/pip download -q --disable-pip-version-check --no-deps --no-binary transformers -d $(@D) $(TRANSFORMERS)
+	tar -xzf $(@D)/$(subst ==,-,$(TRANSFORMERS)).tar.gz -C $(@D) --strip-components=1 $(subst ==,-,$(TRANSFORMERS))/tests
+	mv $(@D)/tests $(@D)/transformers_tests
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --upgrade --target $(@D) parameterized==0.9.0
+	touch $@
+
 build/triton/ready: .venv/ready
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --upgrade --target build/triton triton==3.7.1
 	touch $@
@@ -39,6 +54,15 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+# known vulnerabilities of what requirements.lock pins; needs the network
+audit: build/audit/ready
+	build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
+
+build/audit/ready:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install -q --disable-pip-version-check pip-audit==2.10.1
+	touch $@
 
 # execute the committed notebooks in place
 notebooks: .venv/ready

@@ -74,20 +74,21 @@ def _attending_to_all(decoder: Any) -> tuple[int, list[int]]:
 
 def _facts(compression: Compression, model: Any, decoder: Any) -> ModelFacts:
     """What a generation must know of the model. ValueError for what cannot work, before any token is made."""
-    _check_model(model)
-    if decoder.config._attn_implementation == "flex_attention":
-        raise ValueError(
-            "attention kernel 'flex_attention' is not supported: load the model with "
-            "attn_implementation='sdpa'"
-        )
+    if not compression.off:  # where nothing is compressed, any model works that works without
+        _check_model(model, decoder)
     depth, whole = _attending_to_all(decoder)
     pruned, reduced = _pruned(compression, depth, whole), _reduced(compression, model, depth, whole)
     selector = compression.selector
-    if selector and reduced and selector.from_layer - (selector.scope == "shared") < max(reduced):
-        raise ValueError(
-            f"from_layer={selector.from_layer} of {selector!r} must lie above the last layer {max(reduced)} "
-            f"of {compression.reducer!r}, so that all its layers have the same tokens"
-        )
+    scoring = [n for n in selector.scoring if n in whole] if selector else []
+    if selector and reduced:
+        lowest = min(scoring) if selector.scope == "shared" else selector.from_layer
+        if lowest < max(reduced):
+            least = max(reduced) + selector.from_layer - lowest
+            raise ValueError(
+                f"from_layer={selector.from_layer} of {selector!r} must lie above the last layer "
+                f"{max(reduced)} of {compression.reducer!r}, so that all its layers, and those that score, "
+                f"have the same tokens: give from_layer={least} or more"
+            )
     flash = has_flat_masks(decoder)
     if selector and selector.scope == "head" and not selector.fixed_budget and flash:
         raise ValueError(
@@ -95,11 +96,15 @@ def _facts(compression: Compression, model: Any, decoder: Any) -> ModelFacts:
             "say"
         )
     window = getattr(decoder.config, "sliding_window", None) or 0
-    scoring = [n for n in selector.scoring if n in whole] if selector else []
     return ModelFacts(pruned, reduced, window, getattr(adapter_for(model), "shorten", None), flash, scoring)
 
 
-def _check_model(model: Any) -> None:
+def _check_model(model: Any, decoder: Any) -> None:
+    if decoder.config._attn_implementation == "flex_attention":
+        raise ValueError(
+            "attention kernel 'flex_attention' is not supported: load the model with "
+            "attn_implementation='sdpa'"
+        )
     if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
         raise ValueError(
             "model is compiled, and torch.compile cannot see what a compression changes at each step: give "

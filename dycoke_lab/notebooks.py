@@ -12,15 +12,18 @@ import papermill
 from nbconvert import HTMLExporter
 
 from dycoke_lab.evaluation.metrics import headline_text
+from dycoke_lab.results.files import replace_text
 from dycoke_lab.results.folders import ROOT, new_folder
 from dycoke_lab.results.provenance import provenance
+from dycoke_lab.results.rows import RowStore
 
 NOTEBOOKS = ROOT / "notebooks"
 
 
 def make_study(videos: int, folder: Path | None = None) -> Path:
-    """Execute all notebooks, write figures, tables and labbook.html into a new folder, print the headline
-    table.
+    """Execute all notebooks, write figures, tables and labbook.html into a folder (None: a new one), and
+    print the headline table. In the folder of a study that was interrupted, finished notebooks are not
+    executed again.
 
     Raises FileNotFoundError outside a checkout, which alone has the notebooks.
     """
@@ -30,11 +33,19 @@ def make_study(videos: int, folder: Path | None = None) -> Path:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the kernels: a specimen is too small for more threads
     folder = folder or new_folder("study")
     print(f"Results go to {folder}")
-    executed = []
-    for path in paths:
-        print(path.stem.replace("_", " "), flush=True)
-        executed.append(execute(path, folder, videos))
-    (folder / "labbook.html").write_text(join(executed))
+    with RowStore(folder, videos=videos) as store:
+        done = {row["notebook"] for row in store.rows()}
+        begun = store.begin(notebooks=len(paths) - len(done)) > 0
+        for path in paths:
+            print(path.stem.replace("_", " "), flush=True)
+            if path.name in done:
+                continue
+            for left in folder.glob(f"{path.stem.partition('_')[0]}-*") if begun else ():
+                if left.is_file():  # of this notebook, when it was interrupted; a folder's run continues
+                    left.unlink()
+            execute(path, folder, videos)
+            store.append([{"notebook": path.name}])
+        replace_text(folder / "labbook.html", join([folder / "notebooks" / path.name for path in paths]))
     table = pd.read_csv(folder / "04a-headline.csv")
     print("\nIn %: words right [95 % over videos, specimens], exact answers, words by scene (sc.):\n")
     print(headline_text(table))
@@ -43,21 +54,24 @@ def make_study(videos: int, folder: Path | None = None) -> Path:
 
 
 def execute(path: Path, folder: Path, videos: int) -> Path:
-    """Run one notebook with `folder` for its results, and leave the executed copy there."""
+    """Run one notebook with `folder` for its results, and leave the executed copy there, under its own
+    name when it has come to its end."""
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
     out = folder / "notebooks" / path.name
+    running = out.with_name(f"unfinished-{path.name}")
     parameters: dict[str, str | int] = {"results": str(folder)}
     if "videos" in papermill.inspect_notebook(str(path)):
         parameters["videos"] = videos
     papermill.execute_notebook(
         str(path),
-        str(out),
+        str(running),
         parameters,
         kernel_name="python3",
         cwd=str(NOTEBOOKS),
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # no messages about the kernel's connection
         store_widget_state=False,  # megabytes of images that a page without a kernel cannot change
     )
+    running.replace(out)
     return out
 
 

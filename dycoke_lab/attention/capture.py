@@ -50,8 +50,14 @@ def capture_attention(model: Any, heads: Literal["mean", "all"] = "mean") -> Ite
     finally:
         hook.remove()
         for cache in recorder.caches:
-            if generation_of(model, cache) is None:
+            if not _compressed(model, cache):
                 stock_layers(cache)
+
+
+def _compressed(model: Any, cache: Cache) -> bool:
+    """Whether a compression's context, which has not ended, will see to the cache's layers."""
+    generation = generation_of(model, cache)
+    return generation is not None and not generation.off
 
 
 class _Recorder:
@@ -87,7 +93,7 @@ class _Recorder:
                 cache
             )  # for stock copies the cache at each step, which costs as much as the capture
             self.caches.add(cache)
-        elif generation_of(self.model, cache) is None:  # gradients need what a step would write over
+        elif not _compressed(self.model, cache):  # gradients need what a step would write over
             stock_layers(cache)
 
     def observe(self, call: Call) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dycoke_lab.models.token_layout import TokenGrid
+from dycoke_lab.results.files import damaged, read_json, replace_text, replacing
 
 HEAD_MEAN = "mean"
 
@@ -119,9 +121,7 @@ class Trace:
     def save(self, path: str | Path) -> None:
         """Write `path`.safetensors and, beside it, `path`.json with the names of the axes."""
         self._need_steps()
-        path = Path(path)
         tensors = {"attention": torch.stack(self.attention), "attended": torch.stack(self.attended)}
-        save_file(tensors, path.with_name(path.name + ".safetensors"))
         about = {
             "axes": {
                 "attention": ["step", "layer", "head", "sample", "visual"],
@@ -130,16 +130,30 @@ class Trace:
             "videos": self.videos, "video": ["frames", "rows", "cols"], "order": "video, frame, row, col",
             "words": self.words,
         }  # fmt: skip
-        path.with_name(path.name + ".json").write_text(json.dumps(about, indent=1))
+        with replacing(_beside(path, ".safetensors")) as new:
+            save_file(tensors, new)
+            replace_text(_beside(path, ".json"), json.dumps(about, indent=1))
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        """Read what `save` wrote. Raises FileNotFoundError if either file is missing."""
-        path = Path(path)
-        tensors = load_file(path.with_name(path.name + ".safetensors"))
-        about = json.loads(path.with_name(path.name + ".json").read_text())
-        videos = tuple(tuple(TokenGrid(*grid) for grid in sample) for sample in about["videos"])
-        return cls(videos, list(tensors["attention"]), list(tensors["attended"]), about["words"])
+        """Read what `save` wrote. Raises FileNotFoundError if either file is missing, ValueError if one
+        is damaged or of another trace."""
+        file, about = _beside(path, ".safetensors"), read_json(_beside(path, ".json"))
+        try:
+            tensors = load_file(file)
+            attention, attended = tensors["attention"], tensors["attended"]
+        except (SafetensorError, KeyError) as error:
+            raise damaged(file, error) from error
+        try:
+            videos = tuple(tuple(TokenGrid(*grid) for grid in sample) for sample in about["videos"])
+            visual = max((sum(grid.tokens for grid in sample) for sample in videos), default=0)
+            words = about["words"]
+        except (KeyError, TypeError) as error:
+            raise damaged(_beside(path, ".json"), error) from error
+        apart = attention.shape[:2] + attention.shape[3:]  # without heads
+        if attended.shape[2:] != (len(videos), visual) or apart != attended.shape:
+            raise damaged(file, f"it is not of the trace that {_beside(path, '.json').name} is of")
+        return cls(videos, list(attention), list(attended), words)
 
     def _need_steps(self) -> None:
         if not self.attention:
@@ -147,3 +161,8 @@ class Trace:
                 "the trace is empty: call model.generate(...) with a video inside `with "
                 "capture_attention(...)`"
             )
+
+
+def _beside(path: str | Path, suffix: str) -> Path:
+    """Return the name with a suffix added: it may itself have a dot, as P=0.7."""
+    return Path(path).with_name(Path(path).name + suffix)

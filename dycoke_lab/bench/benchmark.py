@@ -59,7 +59,14 @@ def run_benchmark(
         )
     if device.startswith("cuda") and torch.device(device).index is not None:
         torch.cuda.set_device(device)
-    store = RowStore(folder, device=device, dtype=dtype, hardware=hardware_name(device))
+    with RowStore(folder, device=device, dtype=dtype, hardware=hardware_name(device)) as store:
+        return _measure_missing(configs, repeats, store, minutes, progress)
+
+
+def _measure_missing(
+    configs: Sequence[BenchmarkConfig], repeats: int, store: RowStore, minutes: float | None, progress: bool
+) -> list[Row]:
+    device, dtype = store.record["device"], getattr(torch, store.record["dtype"])
     rows = store.rows()
     done = {(BenchmarkConfig(**row["config"]), row["repeat"]) for row in rows}
     todo = [(config, n) for n in range(repeats) for config in configs if (config, n) not in done]
@@ -70,10 +77,10 @@ def run_benchmark(
         print(
             "This machine is busy with something else: do not trust times, nor their ratios", file=sys.stderr
         )
-    run = store.begin(peak=asdict(measured_device(device, getattr(torch, dtype))))
+    run = store.begin(peak=asdict(measured_device(device, dtype)))
     models: dict[bool, Any] = {}
     in_terminal = progress and sys.stderr.isatty()
-    with tqdm(total=len(todo), desc=shapes.pop(), disable=not in_terminal) as bar:
+    with tqdm(total=len(todo), desc=configs[0].shape, disable=not in_terminal) as bar:
         for group in _same_job(todo):
             if minutes is not None and time.monotonic() - began > 60 * minutes:
                 break
@@ -82,7 +89,7 @@ def run_benchmark(
             if vision not in models:
                 models.clear()  # two large models need not fit
                 empty_memory()
-                models[vision] = _model(first, device, getattr(torch, dtype))
+                models[vision] = _model(first, device, dtype)
             failed = [BenchmarkConfig(**row["config"]) for row in rows if "error" in row]
             if models[vision] is None:
                 found = [{"error": "out of memory: the model itself does not fit"} for _ in group]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import torch
 from dycoke_lab.bench.configs import BenchmarkConfig
 from dycoke_lab.bench.interleaving import Row
 from dycoke_lab.bench.roofline import Device, prediction
+from dycoke_lab.results.files import read_json
 from dycoke_lab.results.rows import read_rows
 
 Interval = tuple[float, float, float]  # middle, low, high
@@ -108,7 +108,7 @@ def by_config(rows: Sequence[Row]) -> dict[BenchmarkConfig, list[Row]]:
 
 def device_of(folder: Path, run: int = 0) -> tuple[Device, int]:
     """Return the device as one of a folder's runs measured it, and the bytes of a number."""
-    record = json.loads((folder / "provenance.json").read_text())
+    record = read_json(folder / "provenance.json")
     element = torch.empty(0, dtype=getattr(torch, record["dtype"])).element_size()
     return Device(**record["runs"][run]["peak"]), element
 

@@ -118,10 +118,14 @@ def _diagnose(options: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from dycoke_lab.evaluation.diagnosis import diagnose, diagnosis_text
+    from dycoke_lab.results import save
+    from dycoke_lab.results.files import check_folder
     from dycoke_lab.video import on_model, prompt, video_paths
 
     merging = compose("full", options.merge_ratio)
     compose("dynamic", 0, options.prune_ratio)  # raises before a model is loaded
+    if options.out:
+        check_folder(options.out.parent)
     paths = video_paths(options.videos)
     model, processor = _load(options)
     tables = []
@@ -131,7 +135,7 @@ def _diagnose(options: argparse.Namespace) -> None:
         tables.append(diagnose(model, inputs, [options.prune_ratio], **settings).assign(video=str(path)))
     table = pd.concat(tables, ignore_index=True)
     if options.out:
-        table.to_csv(options.out, index=False)
+        save(options.out, table)
     print(diagnosis_text(table, options.prune_ratio))
 
 
@@ -155,7 +159,8 @@ def add_fidelity(commands: Any) -> None:
 def _fidelity(options: argparse.Namespace) -> None:
     from dycoke_lab.apply import from_layer_for
     from dycoke_lab.evaluation.fidelity import Setting, class_from, fidelity_summary, run_fidelity
-    from dycoke_lab.results import new_folder
+    from dycoke_lab.results import RESULTS, new_folder, save
+    from dycoke_lab.results.files import check_folder
     from dycoke_lab.video import on_model, prompt, video_paths
     from dycoke_lab.viz import evidence_figures, plots
 
@@ -175,6 +180,7 @@ def _fidelity(options: argparse.Namespace) -> None:
     ]
     for setting in settings:
         setting.compression()  # raises before a model is loaded
+    check_folder(options.out or RESULTS)
     paths = video_paths(options.videos)
     model, processor = _load(options)
     if options.from_layer is None:
@@ -194,7 +200,7 @@ def _fidelity(options: argparse.Namespace) -> None:
     }
     rows = run_fidelity(model, processor, paths, inputs_of, settings, out, options.max_new_tokens, about)
     plots.style()
-    evidence_figures.fidelity(rows).savefig(out / "fidelity.png", dpi=150)
+    save(out / "fidelity.png", evidence_figures.fidelity(rows))
     table = fidelity_summary(rows)
-    table.to_csv(out / "fidelity.csv", index=False)
+    save(out / "fidelity.csv", table)
     print(f"{table.to_string(index=False)}\n\nRows, table and figure: {out}")

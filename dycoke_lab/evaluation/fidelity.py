@@ -158,16 +158,18 @@ def run_fidelity(
 
     inputs_of: the prompt of a video. about: what all rows have in common.
     """
-    store = RowStore(out, **(about or {}))
-    done = {(row["video"], Setting(**row["setting"])) for row in store.rows()}
-    todo = {str(path): [s for s in settings if (str(path), s) not in done] for path in paths}
-    if any(todo.values()):
-        store.begin(videos=len(todo))
-    for video, missing in tqdm(todo.items(), desc="videos"):
-        if missing:
-            rows = fidelity_rows(model, processor, inputs_of(Path(video)), missing, max_new_tokens)
-            store.append({"video": video, **row} for row in rows)
-    return [row for row in store.rows() if Setting(**row["setting"]) in settings and row["video"] in todo]
+    with RowStore(out, **(about or {})) as store:
+        done = {(row["video"], Setting(**row["setting"])) for row in store.rows()}
+        todo = {str(path): [s for s in settings if (str(path), s) not in done] for path in paths}
+        if any(todo.values()):
+            store.begin(videos=len(todo))
+        for video, missing in tqdm(todo.items(), desc="videos"):
+            if not missing:
+                continue
+            for row in fidelity_rows(model, processor, inputs_of(Path(video)), missing, max_new_tokens):
+                store.append([{"video": video, **row}])
+        rows = store.rows()
+    return [row for row in rows if Setting(**row["setting"]) in settings and row["video"] in todo]
 
 
 def methods_for(from_layer: int, model: Any) -> list[str]:

@@ -36,7 +36,12 @@ def run_grid(configs: list[EvaluationConfig], videos: int, out: Path, progress: 
     least = max(len(specimen_named(config.specimen).world.scenes) for config in configs)
     if videos < least:
         raise ValueError(f"videos={videos} must be at least {least}: one for each number of scenes")
-    store = RowStore(out, videos=videos)
+    with RowStore(out, videos=videos) as store:
+        _run_missing(configs, videos, store, progress)
+    return read_grid(out)
+
+
+def _run_missing(configs: list[EvaluationConfig], videos: int, store: RowStore, progress: bool) -> None:
     done = {_key(row) for row in store.rows()}
     groups: dict[Any, list[EvaluationConfig]] = {}
     for config in configs:
@@ -60,7 +65,6 @@ def run_grid(configs: list[EvaluationConfig], videos: int, out: Path, progress: 
             for config in group:
                 store.append([{"config": asdict(config), **runs.row(config)}])
                 bar.update()
-    return read_grid(out)
 
 
 def _batches(specimen: str, videos: int) -> list[tuple[int, int, int]]:

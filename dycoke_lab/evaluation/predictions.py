@@ -15,6 +15,7 @@ from dycoke_lab.models.loading import load_model
 from dycoke_lab.results.rows import RowStore, read_rows
 from dycoke_lab.specimen.specimens import specimen_named
 from dycoke_lab.specimen.tasks import make_task
+from dycoke_lab.specimen.world import World
 
 PRUNE = (0.5, 0.7, 0.9, 0.95)
 CELL = ["from_layer", "prune_ratio", "method"]
@@ -26,8 +27,15 @@ def run_diagnoses(
 ) -> pd.DataFrame:
     """Diagnose validation videos, so many for each motion of the camera and number of scenes; return the rows
     of the folder `out`, which is continued."""
-    store = RowStore(out, videos=videos)
     world = specimen_named(specimen).world
+    with RowStore(out, videos=videos) as store:
+        _diagnose_missing(world, specimen, seed, store, videos, progress)
+    return read_diagnoses(out)
+
+
+def _diagnose_missing(
+    world: World, specimen: str, seed: int, store: RowStore, videos: int, progress: bool
+) -> None:
     done = {(row["motion"], row["scenes"]) for row in store.rows()}
     wanted = [(motion, scenes) for motion in world.motions for scenes in world.scenes]
     todo = [batch for batch in wanted if batch not in done]
@@ -47,7 +55,6 @@ def run_diagnoses(
         cells: list[dict[str, Any]] = means.astype(object).where(means.notna(), None).to_dict("records")
         cells += merging.round(6).reset_index().to_dict("records")
         store.append([{**about, "cells": cells}])  # a line for a batch: a kill leaves none half done
-    return read_diagnoses(out)
 
 
 def read_diagnoses(folder: Path) -> pd.DataFrame:

@@ -4,6 +4,7 @@ prefill."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar
 
 import torch
@@ -21,13 +22,18 @@ class _Control(Selector):
 
 @dataclass(frozen=True)
 class Random(_Control):
-    """Keep random tokens. seed: decides the choice, together with the batch's shape. Each batch element has a
-    choice of its own, also beams of one prompt."""
+    """Keep random tokens. seed: decides the choice, together with the batch's shape; of 64 bits. Each batch
+    element has a choice of its own, also beams of one prompt."""
 
     seed: int = 0
 
     label: ClassVar[str] = "random"
     colour: ClassVar[str] = "#949494"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.seed, Integral) or not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed={self.seed!r} must be a whole number of 64 bits")
 
     def select(self, step: Step) -> Tensor | None:
         noise = torch.rand(step.scores.shape, generator=torch.Generator().manual_seed(self.seed))

@@ -7,10 +7,12 @@ every layer still attends to everything, with what the layers from L on attend t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from numbers import Real
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -38,7 +40,7 @@ class LayerVote(Dynamic):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.sharpness, Real) or self.sharpness < 0:
+        if not isinstance(self.sharpness, Real) or not 0 <= self.sharpness < math.inf:
             raise ValueError(f"sharpness={self.sharpness!r} must be a number from 0")
 
     def rank(self, step: Step) -> Tensor:
@@ -46,14 +48,22 @@ class LayerVote(Dynamic):
             return step.scores
         if "weights" not in step.memory:
             layers = step.memory["prompt"]
-            close = F.cosine_similarity(layers, step.above[:, None], dim=-1)
-            step.memory["weights"] = close.clamp(min=0) ** self.sharpness
+            close = F.cosine_similarity(layers, step.above[:, None], dim=-1).clamp(min=0)
+            step.memory["weights"] = weights_of(close, self.sharpness)
         return (within(step.by_layer) * step.memory["weights"][..., None]).sum(1)
 
     def select(self, step: Step) -> Tensor | None:
         if step.number == 0 and step.by_layer is not None:
             step.memory["prompt"] = step.by_layer
         return super().select(step)
+
+
+def weights_of(close: Tensor, sharpness: float) -> Tensor:
+    """(batch, layers): each layer's cosine to this power. Where all of these are too small for the precision,
+    they are taken relative to the largest; where there is none, layers count alike."""
+    weights, largest = close**sharpness, close.amax(-1, keepdim=True)
+    relative = torch.where(largest > 0, close / largest, 1.0) ** sharpness
+    return torch.where(weights.any(-1, keepdim=True), weights, relative)
 
 
 def within(attention: Tensor) -> Tensor:

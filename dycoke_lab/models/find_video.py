@@ -49,9 +49,10 @@ class VideoFinder(threading.local):
         try:
             if "input_ids" not in given:
                 given["input_ids"] = self._visual_ids(given["inputs_embeds"])
+            _check_ids(given["input_ids"])
             sizes = self._sizes if given.get("mm_encoder_outputs") else {}
             self.layout = self._adapter.find_videos(self._config, {**sizes, **given})
-        except ValueError:
+        except Exception:  # of any kind: what cannot work, the model itself refuses, in its own words
             if not self._lenient:
                 raise
 
@@ -81,4 +82,12 @@ class VideoFinder(threading.local):
         """Refuse: its hooks are on a model's modules, and a copy of the model calls this."""
         raise RuntimeError(
             "model is inside a dycoke_lab context, and its copy would be half inside: copy it before entering"
+        )
+
+
+def _check_ids(ids: Tensor) -> None:
+    if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex():
+        raise ValueError(
+            f"input_ids has shape {tuple(ids.shape)} and type {ids.dtype}: it must be (batch, length), of "
+            "integers"
         )

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
 from dycoke_lab.models import check_supported, learn
+from dycoke_lab.models.folder import check_checkpoint, check_sums
 from dycoke_lab.results.folders import DATA
 
 SPECIMENS = DATA / "specimen"
@@ -35,7 +37,7 @@ def load_model(
     attention: str | None = None,
 ) -> tuple[Any, Any]:
     """Return a model in evaluation mode and its processor. Only safetensors are read, and no code that comes
-    with a checkpoint is run.
+    with a checkpoint is run; what a folder's files name must lie in it.
 
     name: of a specimen ("constructed", "footage"), the folder of a checkpoint, or its name on the Hugging
     Face hub ("llava-hf/llava-onevision-qwen2-7b-ov-hf"), whose download shows its progress and is kept. seed:
@@ -45,7 +47,7 @@ def load_model(
 
     Raises FileNotFoundError for what is not there or cannot be downloaded, TypeError for a family that is not
     supported (before its weights are downloaded), ValueError for a dtype, device or kernel that this machine
-    has not.
+    has not, and for a damaged file.
     """
     specimen = name in specimen_names()
     folder = SPECIMENS / name / f"seed-{seed}" if specimen else Path(name)
@@ -56,6 +58,10 @@ def load_model(
             f"name={name!r}, seed={seed}: {folder} holds no checkpoint. Known: {known}, a folder, or a hub "
             "name"
         )
+    if local:
+        check_supported(str(check_checkpoint(folder).get("model_type")))
+    if specimen:
+        check_sums(folder)
     place = str(folder) if local else name
     settings: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
     quiet = specimen and logging.is_progress_bar_enabled()  # 4 MB need no bar
@@ -75,6 +81,8 @@ def load_model(
         processor = AutoProcessor.from_pretrained(place, **settings)
     except OSError as error:
         raise FileNotFoundError(_what_to_do(name, local, error)) from error
+    except SafetensorError as error:
+        raise ValueError(f"name={name!r}: its weights are damaged ({error})") from error
     except ImportError as error:  # a kernel or a package of the processor's that is not installed
         raise ValueError(f"name={name!r}, attention={attention!r}: {error}") from error
     finally:

@@ -59,6 +59,8 @@ def same_words(config: Any, ids: list[int], template: str, number: int) -> bool:
 
     template: with {number}, or {time} for minutes and seconds, and names of the processor's attributes.
     """
+    if any(not 0 <= token < 2**32 for token in ids):  # no token of any processor's
+        return False
     return any(ids == _encoded(one, template, number, _time(one, ids)) for one in processors_of(config))
 
 

@@ -12,6 +12,7 @@ from dycoke_lab.results.folders import (
     keep,
     new_folder,
     open_folder,
+    save,
 )
 from dycoke_lab.results.rows import RowStore, read_rows
 
@@ -29,4 +30,5 @@ __all__ = [
     "new_folder",
     "open_folder",
     "read_rows",
+    "save",
 ]

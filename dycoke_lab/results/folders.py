@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dycoke_lab.results.files import check_folder, replace_text, replacing
 from dycoke_lab.results.provenance import IN_CHECKOUT, ROOT, provenance
 
 if TYPE_CHECKING:
@@ -28,13 +29,14 @@ BENCH = RESULTS / "bench"  # committed times and bytes
 
 def new_folder(kind: str) -> Path:
     """Make the folder KIND-YYYYMMDD-HHMMSS with its provenance.json; -2, -3, ... if another has that name."""
+    check_folder(RESULTS)
     for folder in _numbered(RESULTS / f"{kind}-{datetime.now():%Y%m%d-%H%M%S}"):
         try:
             folder.mkdir(parents=True)
             break
         except FileExistsError:  # taken, perhaps by another process just now
             continue
-    (folder / "provenance.json").write_text(json.dumps(provenance(), indent=1) + "\n")
+    replace_text(folder / "provenance.json", json.dumps(provenance(), indent=1) + "\n")
     return folder
 
 
@@ -47,13 +49,19 @@ def keep(folder: Path, name: str, result: Figure | Image | pd.DataFrame) -> Path
     """Save a figure or image as NAME.png, a table as NAME.csv; as NAME-2, -3, ... if a cell is run again."""
     suffix = "csv" if hasattr(result, "to_csv") else "png"  # by their methods: this needs no plotting library
     path = next(path for path in _numbered(folder / f"{name}.{suffix}") if not path.exists())
-    if hasattr(result, "to_csv"):
-        result.to_csv(path, index=False)
-    elif hasattr(result, "savefig"):
-        result.savefig(path, dpi=150)
-    else:
-        result.save(path)
+    save(path, result)
     return path
+
+
+def save(path: Path, result: Figure | Image | pd.DataFrame, dpi: int = 150) -> None:
+    """Write a figure or image as PNG, a table as CSV, as a whole or not at all."""
+    with replacing(path) as new:
+        if hasattr(result, "to_csv"):
+            result.to_csv(new, index=False)
+        elif hasattr(result, "savefig"):
+            result.savefig(new, dpi=dpi, format="png")
+        else:
+            result.save(new, "png")
 
 
 def _numbered(path: Path) -> Iterator[Path]:

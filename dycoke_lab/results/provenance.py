@@ -50,14 +50,6 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or "unknown"
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file atomically: if the process is killed meanwhile, the old content or the new is there,
-    never a part."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text)
-    new.replace(path)
-
-
 def _version(name: str) -> str:
     try:
         return version(name)

@@ -104,11 +104,8 @@ class Generation:
         (batch, length) mask. vision: what the merger needs of the vision tower."""
         if self.off:
             return inputs
-        if isinstance(padding, dict) or (padding is not None and padding.ndim != 2):
-            raise ValueError(
-                "attention_mask is not the usual (batch, length): masks of one's own, and static caches, "
-                "are not supported"
-            )
+        if padding is not None:
+            self._check_mask(padding)
         real = None if padding is None or bool(padding.all()) else padding.bool()
         self.columns = PromptColumns(self.layout.real, self.layout.columns, real, self.layout.length)
         self.cache = None if (cache := cache_in(inputs)) is None else ref(cache)
@@ -121,6 +118,18 @@ class Generation:
             last = inputs["position_ids"][..., -1:]
             self.positions = Positions(last, short.last, merger.positions == "repacked", self.layout.length)
         return inputs
+
+    def _check_mask(self, padding: Any) -> None:
+        if isinstance(padding, dict) or padding.ndim != 2:
+            raise ValueError(
+                "attention_mask is not the usual (batch, length): masks of one's own, and static caches, "
+                "are not supported"
+            )
+        if tuple(padding.shape) != (self.batch, self.layout.length):
+            raise ValueError(
+                f"attention_mask has shape {tuple(padding.shape)}, but the prompt is (batch, length) = "
+                f"{(self.batch, self.layout.length)}"
+            )
 
     def decode(self, inputs: dict[str, Any], padding: Tensor | None, brings: bool = False) -> dict[str, Any]:
         """Return the language model's inputs at a later step, on the cache that the prefill left. brings:

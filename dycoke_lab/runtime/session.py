@@ -130,7 +130,7 @@ class Session:
         cache = cache_in(inputs)
         layout, self.finder.layout = self.finder.layout, None
         if layout is None:
-            self.now = self.generations.get(cache) if cache is not None else None
+            self.now = self.generations.get(cache) if isinstance(cache, Cache) else None
             return args, self._later(module, inputs) if self.now else inputs
         pruning = self.hooks_attention
         if pruning and cache is None:
@@ -143,9 +143,9 @@ class Session:
         if pruning and _wants_gradients(module, inputs):
             raise RuntimeError("pruning has no gradients: call the model under torch.no_grad()")
         self.now = generation = Generation(self.compression, layout, self.facts)
-        if cache is not None:
-            if not generation.off:
-                _check_cache(cache)
+        if cache is not None and not generation.off:
+            _check_cache(cache)
+        if isinstance(cache, Cache):  # else stock says what is wrong with it
             self.generations[cache] = generation
         vision = self.vision.take(layout.videos) if self.vision else {}
         return args, generation.prefill(inputs, self.finder.padding, vision)

@@ -10,6 +10,7 @@ import av
 import torch
 from torch import Tensor
 
+from dycoke_lab.results.files import check_folder, read_json, replace_text, replacing
 from dycoke_lab.results.folders import DATA
 from dycoke_lab.specimen.families import RATE
 from dycoke_lab.specimen.specimens import SPECIMENS
@@ -23,6 +24,7 @@ BATCH = 1_000  # no evaluation comes so far
 def write_clips(folder: Path = CLIPS) -> None:
     """Write held-out videos as clips, and clips.json with the truth: of the constructed world one for each
     number of scenes, of footage one for each motion of the camera."""
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     about = {}
     wanted: list[tuple[str, str, int, str | None]] = [
@@ -50,14 +52,14 @@ def write_clips(folder: Path = CLIPS) -> None:
                 " ".join(map(str, row)) for row in task.videos.actor[0].tolist()
             ],  # a line a frame
         }
-    (folder / "clips.json").write_text(json.dumps(about, indent=1) + "\n")
+    replace_text(folder / "clips.json", json.dumps(about, indent=1) + "\n")
 
 
 def write_mp4(path: Path, pixels: Tensor) -> None:
     """Write pixels (frames, 3, height, width), 0 to 1, as H.264."""
     pictures = (pixels * 255).round().byte().permute(0, 2, 3, 1)
     pictures = pictures.repeat_interleave(SCALE, 1).repeat_interleave(SCALE, 2).contiguous()
-    with av.open(str(path), "w") as out:
+    with replacing(path) as new, av.open(str(new), "w", format="mp4") as out:
         stream = out.add_stream("libx264", rate=RATE, options={"crf": "12"})
         stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], "yuv420p"  # type: ignore[attr-defined]
         for picture in pictures:
@@ -95,4 +97,4 @@ def world_of(name: str) -> str:
 
 
 def _about() -> dict[str, Any]:
-    return json.loads((CLIPS / "clips.json").read_text())  # type: ignore[no-any-return]
+    return read_json(CLIPS / "clips.json")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +17,16 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from dycoke_lab.results.files import check_folder, damaged, held, replace_text, replacing
 from dycoke_lab.results.provenance import provenance
+from dycoke_lab.results.rows import parse_rows
 from dycoke_lab.specimen.export import export
 from dycoke_lab.specimen.packing import pack
 from dycoke_lab.specimen.specimens import Recipe, specimen_named
 from dycoke_lab.specimen.training_attention import register
+
+LOG_EVERY, SAVE_EVERY = 20, 200  # steps
+SAVED = {"config", "model", "optimizers", "began", "progress"}  # in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,16 @@ class Trainer:
         self.optimizers = optimizers(self.model, self.recipe)
         self.rates = [o.param_groups[0]["lr"] for o in self.optimizers]
         self.step, self.stage, self.since, self.words, self.seconds = 0, 0, 0, 0.0, 0.0
+        self.whole = True  # False while a step changes the weights
         self.began = provenance()  # the code may be another by the time the run ends
+        self.checkpoint, self.log = folder / "checkpoint.pt", folder / "log.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "checkpoint.pt").exists():
+        if self.checkpoint.exists():
             self._load()
 
     def run(self, progress: bool = True) -> Any:
         """Train to the end. After Ctrl-C or a kill, the next run continues from the last checkpoint."""
+        self._forget_later_steps()
         bar = tqdm(
             total=self.steps, initial=self.step, desc=f"{self.specimen.name} {self.config.seed}",
             disable=not progress,
@@ -103,14 +110,15 @@ class Trainer:
                 bar.set_postfix(
                     scenes=record["scenes"], loss=f"{record['loss']:.3f}", words=f"{self.words:.3f}"
                 )
-                if self.step % 20 == 0:
-                    with (self.folder / "log.jsonl").open("a") as log:
+                if self.step % LOG_EVERY == 0:
+                    with self.log.open("a") as log:
                         log.write(json.dumps({**record, "minutes": round(self.seconds / 60, 2)}) + "\n")
-                if self.step % 200 == 0:
+                if self.step % SAVE_EVERY == 0:
                     self._save()
         finally:
             bar.close()
-            self._save()
+            if self.whole:
+                self._save()
         return self.model
 
     def _train_step(self) -> dict[str, float]:
@@ -142,6 +150,7 @@ class Trainer:
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.whole = False
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -160,6 +169,7 @@ class Trainer:
         moved_on = (self.words > stage.pass_mark and self.since > 60) or self.since > recipe.patience
         if moved_on and self.stage < len(recipe.stages) - 1:
             self.stage, self.since = self.stage + 1, 0
+        self.whole = True
         return record
 
     def _save(self) -> None:
@@ -170,11 +180,18 @@ class Trainer:
             "began": self.began,
             "progress": (self.step, self.stage, self.since, self.words, self.seconds),
         }
-        torch.save(state, self.folder / "checkpoint.tmp")
-        os.replace(self.folder / "checkpoint.tmp", self.folder / "checkpoint.pt")
+        with replacing(self.checkpoint) as new:
+            torch.save(state, new)
 
     def _load(self) -> None:
-        state = torch.load(self.folder / "checkpoint.pt", map_location=self.device)
+        try:  # weights_only: no code that a pickle names is run
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        except OSError:
+            raise
+        except Exception as error:  # of many kinds, as the damage is
+            raise damaged(self.checkpoint, "it is not tensors and plain values alone") from error
+        if not isinstance(state, dict) or state.keys() != SAVED:
+            raise damaged(self.checkpoint, "it is no training's")
         saved, wanted = state["config"], asdict(self.config)
         changed = {
             k: (saved[k], wanted[k])
@@ -191,23 +208,28 @@ class Trainer:
             optimizer.load_state_dict(saved_state)
         self.step, self.stage, self.since, self.words, self.seconds = state["progress"]
         self.began = state["began"]
-        log = self.folder / "log.jsonl"
-        if log.exists():  # a kill can leave lines of steps that will be repeated
-            lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.step]
-            log.write_text("".join(line + "\n" for line in lines))
+
+    def _forget_later_steps(self) -> None:
+        """Delete what a kill left in the log: lines of steps that will be repeated, and half a line."""
+        if self.log.exists():
+            rows = parse_rows(self.log, self.log.read_bytes())
+            kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= self.step]
+            replace_text(self.log, "".join(kept))
 
 
 def train_and_export(config: TrainConfig, folder: Path, checkpoint: Path) -> float:
     """Train in `folder`, write the model and how it was made into `checkpoint`, and return the minutes it
-    took."""
-    trainer = Trainer(config, folder)
-    model = trainer.run()
-    minutes = round(trainer.seconds / 60, 1)
-    checkpoint.mkdir(parents=True, exist_ok=True)
-    (checkpoint / "log.jsonl").write_text((folder / "log.jsonl").read_text())
-    about = {
-        "began": trainer.began, "config": asdict(config), "recipe": asdict(trainer.recipe),
-        "precision": trainer.precision, "minutes": minutes,
-    }  # fmt: skip
-    export(model, checkpoint, about, trainer.specimen)
+    took. Raises OSError for a folder that cannot be written, and while another training uses it."""
+    specimen_named(config.specimen)
+    for place in (folder, checkpoint):
+        check_folder(place)
+    with held(folder):
+        trainer = Trainer(config, folder)
+        model = trainer.run()
+        minutes = round(trainer.seconds / 60, 1)
+        about = {
+            "began": trainer.began, "config": asdict(config), "recipe": asdict(trainer.recipe),
+            "precision": trainer.precision, "minutes": minutes,
+        }  # fmt: skip
+        export(model, checkpoint, about, trainer.specimen, trainer.log.read_text())
     return minutes

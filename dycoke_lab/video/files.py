@@ -82,6 +82,8 @@ def _stream(container: Any, path: Path) -> Any:
     videos = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
     if not videos:
         raise ValueError(f"source={str(path)!r} holds no video")
+    if videos[0].codec_context is None:  # of a cut file, or unknown to FFmpeg
+        raise ValueError(f"source={str(path)!r} cannot be read as a video: how it is encoded is not known")
     videos[0].thread_type = "AUTO"
     return videos[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.matrix import generate
+from safetensors.torch import save_file
 
 from dycoke_lab import DyCoke, capture_attention
 from dycoke_lab.attention.trace import Trace
@@ -43,6 +44,56 @@ def test_a_saved_and_loaded_trace_is_the_same(trace, tmp_path):
     trace.words = None
     trace.save(tmp_path / "P=0.9")
     assert Trace.load(tmp_path / "P=0.7").words == again.words and (tmp_path / "P=0.9.json").exists()
+
+
+@pytest.fixture
+def saved(trace, tmp_path):
+    trace.save(tmp_path / "trace")
+    return tmp_path / "trace"
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "json"])
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
+def test_a_truncated_trace_is_named_and_refused(saved, suffix, share):
+    path = saved.with_name(f"trace.{suffix}")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=rf"/trace\.{suffix} is damaged \(.*restore it from a copy"):
+        Trace.load(saved)
+
+
+def test_files_that_are_no_trace_are_named_and_refused(trace, saved):
+    tensors, about = saved.with_name("trace.safetensors"), saved.with_name("trace.json")
+    text = about.read_text()
+    for other in ("{}", "[]", '{"videos": 3, "words": null}', '{"videos": [[[8, 4]]], "words": null}'):
+        about.write_text(other)
+        with pytest.raises(ValueError, match=r"/trace\.json is damaged \("):
+            Trace.load(saved)
+    about.write_text(text.replace("8", "7"))
+    with pytest.raises(ValueError, match=r"it is not of the trace that trace\.json is of"):
+        Trace.load(saved)
+    about.write_text(text)
+    for wrong in ({"attention": torch.ones(2)}, {n: torch.ones(1, 2) for n in ("attention", "attended")}):
+        save_file(wrong, tensors)
+        with pytest.raises(ValueError, match=r"/trace\.safetensors is damaged \("):
+            Trace.load(saved)
+    tensors.unlink()
+    with pytest.raises(FileNotFoundError, match=r"trace\.safetensors"):
+        Trace.load(saved)
+
+
+def test_what_fails_as_it_is_saved_leaves_the_trace_before(trace, saved, monkeypatch):
+    before = {path.name: path.read_bytes() for path in saved.parent.iterdir()}
+
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    for name in ("save_file", "replace_text"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"dycoke_lab.attention.trace.{name}", full)
+            with pytest.raises(OSError, match="No space"):
+                trace.save(saved)
+        assert {path.name: path.read_bytes() for path in saved.parent.iterdir()} == before
 
 
 def test_a_trace_prints_as_one_line(trace):

@@ -23,6 +23,7 @@ from dycoke_lab.evaluation.fidelity import (
     steps_table,
 )
 from dycoke_lab.methods import METHODS, TTM, Assignment, Dynamic, FastV, LastQuery, Merger, compose
+from dycoke_lab.results.rows import read_rows
 
 STEPS = 6
 SETTINGS = [
@@ -235,6 +236,19 @@ def test_a_finished_video_and_setting_is_not_run_again(speaking, tmp_path, monke
     assert len(run_fidelity(*run, [two], tmp_path / "out", about={"model": "m"})) == 2 and len(asked) == 4
     with pytest.raises(ValueError, match="holds a run with model='m', not 'other'"):
         run_fidelity(*run, [one], tmp_path / "out", about={"model": "other"})
+
+
+def test_a_row_is_saved_before_the_next_setting_is_run(tmp_path, monkeypatch):
+    def rows(model, processor, inputs, settings, max_new_tokens):
+        yield {"setting": vars(settings[0])}
+        assert [row["setting"] for row in read_rows(tmp_path)] == [vars(settings[0])]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fidelity, "fidelity_rows", rows)
+    settings = [Setting("dynamic", 0.5), Setting("random", 0.5)]
+    with pytest.raises(KeyboardInterrupt):
+        run_fidelity(None, None, ["a.mp4"], str, settings, tmp_path)
+    assert len(read_rows(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("family", ["llava_onevision", "gemma3"], indirect=True)

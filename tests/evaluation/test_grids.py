@@ -135,11 +135,9 @@ def test_grids_have_each_setting_once(name):
     if name == "constructed":  # all; P = .95; other L; other questions
         evidence = 3 * (2 * (n + 2) + 1) + 3 * 7 + 4 * 5 + 2 * (2 * 6 + 2)
     else:  # by L: P and methods, and once what keeps nothing; of each K: the full cache
-        main, merging, short = (
-            2 * (11 * (4 * n + 1) + 1),
-            2 * (5 * (4 * n + 1) + 1),
-            4 * (5 * (2 * n + 1) + 1),
-        )
+        merged = 4 if name == "footage" else 2  # P after merging: of seed 0 of footage all
+        main = 11 * (4 * n + 1) + 1 + 11 * (merged * n + 1) + 1
+        merging, short = 2 * (5 * (merged * n + 1) + 1), 4 * (5 * (2 * n + 1) + 1)
         evidence = main + merging + short + 2 * 5 * 2  # FastV
     sweep = 10 * 7 + 2 * 11 if name == "constructed" else 10 + 3 * 2 * 9  # K; L, P, how often
     for configs, number in ((sweep_grid(0, name), sweep), (evidence_grid(0, name), evidence)):
@@ -186,7 +184,8 @@ def test_run_grid_continues_after_a_kill_and_leaves_a_finished_run_alone(tmp_pat
     assert read_grid(folder).equals(whole)  # a refusal touches nothing
     path.write_text(path.read_text()[:9])  # in the middle of its first line
     assert run_grid(configs, 4, folder, progress=False).equals(whole)
-    RowStore(folder, videos=4).pack()
+    with RowStore(folder, videos=4) as store:
+        store.pack()
     assert read_grid(folder).equals(whole)
     with pytest.raises(FileExistsError, match="finished run"):
         run_grid(configs, 4, folder, progress=False)

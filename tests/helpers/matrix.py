@@ -136,14 +136,15 @@ def mixed_prompts(family: Family) -> list[list[Any]]:
     ]
 
 
-def visual_columns(family: Family, parts: list[Any], row: Tensor) -> list[tuple[int, Tensor]]:
-    """Find a prompt's videos, from what went into it: the number of frames of each, and their columns."""
+def visual_columns(family: Family, parts: list[Any], row: Tensor, per: int = 16) -> list[tuple[int, Tensor]]:
+    """Find a prompt's videos, from what went into it: the number of frames of each, and their columns. per:
+    tokens of a frame."""
     at, videos = (row == ID[family.placeholder]).nonzero()[:, 0], []
     for kind, pixels in (part for part in parts if not isinstance(part, str)):
         if kind == "video":
             count = len(pixels) // family.paired
-            videos.append((count, at[: count * 16]))
-            at = at[count * 16 + family.ending :]
+            videos.append((count, at[: count * per]))
+            at = at[count * per + family.ending :]
         elif family.image_is_a_frame:
             at = at[16:]
     assert not len(at)
@@ -179,9 +180,6 @@ def compare_with_the_oracle(
     inputs = family.inputs(*prompts)
     ids, decoder = inputs["input_ids"], decoder_of(model)
     model.set_attn_implementation(attention)
-    videos = [visual_columns(family, parts, row) for parts, row in zip(prompts, ids, strict=True)]
-    columns = [torch.cat([where for _, where in sample]) for sample in videos]
-    slow = slow or slow_version(compression, len(columns), max(map(len, columns)))
     with compression(model), capture_attention(model) as trace:
         sequences, logits, cache = generate(model, inputs, STEPS if more is None else 3)
         steps = None
@@ -191,29 +189,68 @@ def compare_with_the_oracle(
             sequences, second, _ = generate(model, turn, 3, past_key_values=cache)
             logits, steps = torch.cat([logits, second], 1), [1, 1, 1 + more.shape[1], 1, 1]
 
+    found = run_the_oracle(family, model, prompts, inputs, compression, sequences, steps, slow)
+    torch.testing.assert_close(logits, found.logits.float(), atol=2e-5, rtol=0)
+    assert len(trace) == STEPS
+    rounding = 1e-5 if attention == "sdpa" else 2e-5  # eager takes its softmax in float32, in float64 too
+    compare_attention(trace, found, len(decoder.layers), rounding)
+    return found.gone
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the oracle gives: the logits after each call, and of each batch element the columns of its visual
+    tokens, and which of them were merged away."""
+
+    oracle: MaskedModel
+    logits: Tensor
+    columns: list[Tensor]
+    gone: list[Tensor]
+
+
+def run_the_oracle(
+    family: Family,
+    model: Any,
+    prompts: list[list[Any]],
+    inputs: dict[str, Any],
+    compression: Any,
+    sequences: Tensor,
+    steps: list[int] | None = None,
+    slow: Slow | None = None,
+    per: int = 16,
+) -> Found:
+    """Run the unmodified model with a mask on prompts and what was written after them.
+
+    sequences: as generation returns them: the last token is read no more. steps: how many tokens each call
+    after the prompt's read; None: one. per: tokens of a frame.
+    """
+    decoder, nothing = decoder_of(model), torch.empty(0, dtype=torch.long)
+    rows = zip(prompts, inputs["input_ids"], strict=True)
+    videos = [visual_columns(family, parts, row, per) for parts, row in rows]
+    columns = [torch.cat([nothing, *(where for _, where in sample)]) for sample in videos]
+    slow = slow or slow_version(compression, len(columns), max(map(len, columns)))
     whole = longer(inputs, sequences[:, :-1])
     into, features = _merged(model, decoder, whole, videos, slow, inputs["attention_mask"])
     gone = [torch.tensor([end != token for token, end in enumerate(row)]) for row in into]
     positions = positions_for(model, whole)
     if slow.repacked:
         stays = whole["attention_mask"].bool()
-        for b in range(len(ids)):
-            stays[b, columns[b][gone[b]]] = False
+        for b, row in enumerate(columns):
+            stays[b, row[gone[b].bool()]] = False
         positions = (stays.cumsum(1) - 1).clamp(min=0).expand_as(positions)
     oracle = MaskedModel(
         model, decoder, columns, into, features, inputs["attention_mask"], slow, _blocks(inputs), steps
     )
-    expected = oracle.logits(**whole, position_ids=positions)
-    torch.testing.assert_close(logits, expected.float(), atol=2e-5, rtol=0)
+    return Found(oracle, oracle.logits(**whole, position_ids=positions), columns, gone)
 
-    assert len(trace) == STEPS
-    rounding = 1e-5 if attention == "sdpa" else 2e-5  # eager takes its softmax in float32, in float64 too
-    for layer in range(len(decoder.layers)):
-        for b in range(len(ids)):
-            want = oracle.attention[layer][b][:, columns[b]].float()
+
+def compare_attention(trace: Any, found: Found, layers: int, rounding: float) -> None:
+    """Compare what was captured with what the oracle attends to."""
+    for layer in range(layers):
+        for b, columns in enumerate(found.columns):
+            want = found.oracle.attention[layer][b][:, columns].float()
             torch.testing.assert_close(trace.stack(layer, b).float(), want, atol=rounding, rtol=0)
-            assert torch.equal(trace.kept(layer, b), oracle.visible[layer][b][:, columns[b]])
-    return gone
+            assert torch.equal(trace.kept(layer, b), found.oracle.visible[layer][b][:, columns])
 
 
 def _merged(
@@ -234,11 +271,12 @@ def _merged(
     numbers, into, features = iter(range(99)), [], []
     for b, sample in enumerate(videos):
         text = padding[b].bool()
-        text[torch.cat([where for _, where in sample])] = False
+        for _, where in sample:
+            text[where] = False
         row: list[int] = []
         for count, where in sample:
-            start, ends = len(row), list(range(count * 16))
-            grid = given[0][b, where].unflatten(0, (count, 4, 4))
+            start, ends = len(row), list(range(len(where)))
+            grid = given[0][b, where].unflatten(0, (count, 4 if len(where) == count * 16 else 1, -1))
             video = Video(grid, next(numbers), given[0][b, : len(text)][text])
             if slow.merge is not None:
                 ends = slow.merge(video)

@@ -176,8 +176,9 @@ def layer_vote(look: Look, reselect_below: float, sharpness: float) -> set[int] 
     if look.number > 1 and cosine(look.scores, look.previous or []) >= reselect_below:
         return None
     ranks = [0.0] * len(look.scores)
-    for prompt, scores in zip(look.memory["prompt"], look.by_layer, strict=True):
-        weight = max(0.0, cosine(prompt, look.above or [])) ** sharpness
+    close = [max(0.0, cosine(prompt, look.above or [])) for prompt in look.memory["prompt"]]
+    for one, scores in zip(close, look.by_layer, strict=True):
+        weight = (one / max(close) if max(close) else 1.0) ** sharpness
         ranks = [rank + weight * score / sum(scores) for rank, score in zip(ranks, scores, strict=True)]
     return best(ranks, look.candidates, look.budget)
 

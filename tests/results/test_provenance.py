@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 
 from dycoke_lab.results import provenance as module
-from dycoke_lab.results.provenance import PACKAGE, provenance, replace_text
+from dycoke_lab.results.provenance import PACKAGE, provenance
 
 
 def test_provenance_works_without_a_package(monkeypatch):
@@ -43,9 +43,3 @@ def test_commit_without_git_and_of_a_wheel(monkeypatch):
     assert provenance()["commit"] == "unknown"
     monkeypatch.setattr(module, "IN_CHECKOUT", False)
     assert provenance()["commit"].startswith("dycoke_lab ")
-
-
-def test_replace_text_leaves_no_other_file(tmp_path):
-    (tmp_path / "a.txt").write_text("old")
-    replace_text(tmp_path / "a.txt", "new")
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["new"]

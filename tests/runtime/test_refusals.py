@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -171,6 +172,43 @@ def test_off_takes_what_stock_takes(tiny):
         assert torch.equal(write(tiny, given, cache_implementation="static")[0], expected)
         tiny(input_ids=text, past_key_values=caches[1])
         assert torch.equal(tiny(**given, past_key_values=caches[1]).logits, turn)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", ["prompt in parts", "on two devices", "flex_attention", "compiled"])
+def test_off_takes_each_model_that_stock_takes(how):
+    own, given = FAMILY.model(), inputs_of()
+    expected = own.generate(**given, max_new_tokens=3, do_sample=False)
+    if how == "prompt in parts":
+        own.generation_config.prefill_chunk_size = 7
+    elif how == "on two devices":
+        own.hf_device_map = {"model": "cpu", "lm_head": "disk"}
+    elif how == "flex_attention":
+        own.set_attn_implementation(how)
+    used = torch.compile(own, backend="eager") if how == "compiled" else own
+    with pytest.raises(ValueError, match=r"compiled|prefill_chunk_size|spread over|flex"), DyCoke()(used):
+        pass
+    with DyCoke(merge_ratio=0, prune_ratio=0)(used):
+        own.set_attn_implementation("sdpa")
+        assert torch.equal(used.generate(**given, max_new_tokens=3, do_sample=False), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("input_ids", lambda ids: None),
+        ("input_ids", lambda ids: ids.tolist()),
+        ("pixel_values_videos", lambda pixels: pixels.tolist()),
+        ("pixel_values_videos", torch.flatten),
+    ],
+)
+def test_off_refuses_in_the_words_of_stock(tiny, name, change):
+    given = inputs_of()
+    given[name] = change(given[name])
+    with pytest.raises((AttributeError, TypeError, ValueError), match=r".") as stock:
+        tiny(**given)
+    with pytest.raises(stock.type, match=re.escape(str(stock.value))), DyCoke(0, 0)(tiny):
+        tiny(**given)
 
 
 @pytest.mark.parametrize(

@@ -53,3 +53,19 @@ def test_clips_can_be_written_again(tmp_path):
     assert json.loads((tmp_path / "clips.json").read_text()) == json.loads((CLIPS / "clips.json").read_text())
     for name in clip_names("constructed"):
         assert (read_video(tmp_path / name).frames == read_video(CLIPS / name).frames).all()
+
+
+@pytest.mark.parametrize("name", clip_names())
+@pytest.mark.parametrize("share", [0, 0.001, 0.2, 0.5, 0.9])
+def test_a_truncated_clip_is_named_and_refused(tmp_path, name, share):
+    whole = (CLIPS / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=rf"source='.*/{name}' "):
+        read_video(tmp_path / name)
+
+
+def test_damaged_truth_of_clips_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("dycoke_lab.specimen.clips.CLIPS", tmp_path)
+    (tmp_path / "clips.json").write_text((CLIPS / "clips.json").read_text()[:-9])
+    with pytest.raises(ValueError, match=r"/clips\.json is damaged \("):
+        clip_names()

@@ -42,7 +42,6 @@ CODECS = {
     "rawvideo": ("rawvideo", "yuv420p", {}),
     "gif": ("gif", "rgb8", {}),
     "apng": ("apng", "rgb24", {}),
-    "dirac": ("vc2", "yuv420p", {}),
 }
 
 

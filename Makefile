@@ -4,7 +4,7 @@ BIN := .venv/bin
 TRANSFORMERS := $(shell grep '^transformers==' requirements.lock)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: study test test-fast test-browser test-kernel test-newest test-transformers lint audit notebooks gpu lab clean
+.PHONY: study test test-fast test-browser test-kernel test-newest test-transformers test-fuzz lint audit notebooks gpu lab clean
 
 study: .venv/ready
 	$(BIN)/dycoke-lab study
@@ -35,6 +35,10 @@ test-newest: .venv/ready
 test-transformers: .venv/ready build/transformers-tests/ready
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -o addopts= -o filterwarnings=ignore -q -rs \
 		--import-mode=importlib tests/transformers_inside/published.py tests/transformers_inside/generating.py
+
+# a thousand drawn compositions, inputs and calls, of which `make test` runs fifty; prints how they ended
+test-fuzz: .venv/ready
+	FUZZ_CASES=1000 TRANSFORMERS_VERBOSITY=error $(BIN)/python -m pytest -s tests/fuzz
 
 # pip makes no wheel of it; only its folder tests is unpacked, under a name that is not ours
 build/transformers-tests/ready: requirements.lock | .venv/ready

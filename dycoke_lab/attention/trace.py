@@ -79,11 +79,13 @@ class Trace:
     def _tokens(self, sample: int) -> int:
         return sum(grid.tokens for grid in self.videos[sample])
 
-    def future(self, first_layer: int) -> Tensor:
+    def future(self, first_layer: int, end_layer: int | None = None) -> Tensor:
         """Return (batch, visual), what the steps after the prompt's last token pay each visual token, summed
-        over steps, mean over the layers from `first_layer` on; for `Hindsight`."""
+        over steps, mean over the layers from `first_layer` to below `end_layer` (None: all from there on); for
+        `Hindsight`."""
         self._need_steps()
-        return torch.stack([step[first_layer:].mean((0, 1)) for step in self.attention])[1:].sum(0)
+        layers = slice(first_layer, end_layer)
+        return torch.stack([step[layers].mean((0, 1)) for step in self.attention])[1:].sum(0)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a tidy table: one row per sample, step, layer, head, video, frame, row and col, with

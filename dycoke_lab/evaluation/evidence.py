@@ -91,6 +91,13 @@ def reselection(layer: int, specimen: str = "footage") -> pd.DataFrame:
     return pd.concat([means(rows, keys), made], axis=1).reset_index()
 
 
+def hindsights(layer: int, specimen: str = "footage") -> pd.DataFrame:
+    """Return words right by hindsight, by seed, P and which layers it knows."""
+    rows = counted(read_grid(SWEEP.parent / specimen))
+    rows = rows[(rows["method"] == "hindsight") & (rows["from_layer"] == layer)]
+    return means(rows, ["seed", "prune_ratio", "future_of"]).reset_index()
+
+
 def merging(specimen: str = "footage") -> pd.DataFrame:
     """Return words right with merging alone, by seed, motion of the camera and K, and how `unlike` merged
     tokens are to what stands for them, on validation videos."""

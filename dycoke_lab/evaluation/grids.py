@@ -123,7 +123,7 @@ class BatchRuns:
         """Return what the model writes, (batch, words of the answer)."""
         if config.method != "full" and issubclass(METHODS[config.method], PrefillReducer):
             return answer_task(self.model, self.task, config.compression())
-        fields = {"future": self.future(config.from_layer)} if config.method == "hindsight" else {}
+        fields = {"future": self.future(config)} if config.method == "hindsight" else {}
         length = self.task.answer.shape[1]
         return self._ended(self.shared.greedy(config.compression(**fields).selector, length))
 
@@ -131,9 +131,11 @@ class BatchRuns:
     def shared(self) -> SharedPrefill:
         return SharedPrefill(self.model, {"input_ids": self.task.ids, **self.task.inputs}, self.merging)
 
-    def future(self, from_layer: int) -> torch.Tensor:
+    def future(self, config: EvaluationConfig) -> torch.Tensor:
         """Return what the full cache's whole answer attends to."""
-        return self._trace.future(from_layer)
+        if config.future_of == "scoring":
+            return self._trace.future(config.from_layer - 1, config.from_layer)
+        return self._trace.future(config.from_layer)
 
     @cached_property
     def _trace(self) -> Any:

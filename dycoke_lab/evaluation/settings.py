@@ -12,12 +12,15 @@ from dycoke_lab.specimen.specimens import specimen_named
 SWEEP_PRUNE = 0.7  # P of the runs over similarity thresholds
 RESELECT_BELOW = (-1.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 2.0)  # never again, ..., at every step
 RESELECT_LAYERS = (3, 7, 8)  # the paper's; the last of much reading; the one recommended
+FUTURES = ("above", "scoring")  # layers that hindsight may know
 SWEEP_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
 
 
 @dataclass(frozen=True, order=True)
 class EvaluationConfig:
-    """One setting on one specimen. method: a name of METHODS, or "full", the full cache after merging."""
+    """One setting on one specimen. method: a name of METHODS, or "full", the full cache after merging.
+    future_of: the layers whose attention hindsight knows, "above" for those from L on, or "scoring" for
+    layer L - 1, by which dynamic pruning chooses."""
 
     seed: int
     question: str
@@ -28,6 +31,7 @@ class EvaluationConfig:
     reselect_below: float = Dynamic.reselect_below
     merge_threshold: float | None = None
     specimen: str = "constructed"
+    future_of: str = "above"
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str):
@@ -100,7 +104,8 @@ def _protocol_grid(seed: int, specimen: str) -> list[EvaluationConfig]:
 
 def sweep_grid(seed: int, specimen: str = "constructed") -> list[EvaluationConfig]:
     """Return the grid to choose thresholds by: of the constructed specimens dynamic pruning over K x P, and
-    over the similarity; of the others K alone, and how often dynamic pruning selects anew."""
+    over the similarity; of the others K alone, how often dynamic pruning selects anew, and what hindsight
+    knows by which layers."""
     if specimen != "constructed":
         return _reselect_grid(seed, specimen)
     ratios = [round(0.1 * k, 1) for k in range(10)]
@@ -117,4 +122,7 @@ def _reselect_grid(seed: int, specimen: str) -> list[EvaluationConfig]:
     merging = [EvaluationConfig(seed, "describe", k / 10, 0.0, 0, "full") for k in range(10)]
     dynamic = combinations([seed], merge=(0.0,), layers=RESELECT_LAYERS, methods=("dynamic",))
     anew = [replace(c, reselect_below=x) for c in dynamic if c.method != "full" for x in RESELECT_BELOW]
-    return sorted(replace(config, specimen=specimen) for config in [*merging, *anew])
+    layers = range(1, specimen_named(specimen).size.layers)
+    known = combinations([seed], merge=(0.0,), prune=(0.9, 0.95), layers=layers, methods=("hindsight",))
+    known = [replace(c, future_of=which) for c in known if c.method != "full" for which in FUTURES]
+    return sorted(replace(config, specimen=specimen) for config in [*merging, *anew, *known])

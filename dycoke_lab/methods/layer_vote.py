@@ -49,7 +49,7 @@ class LayerVote(Dynamic):
         if "weights" not in step.memory:
             layers = step.memory["prompt"]
             close = F.cosine_similarity(layers, step.above[:, None], dim=-1).clamp(min=0)
-            step.memory["weights"] = weights_of(close, self.sharpness)
+            step.memory["weights"] = weights_of(close, float(self.sharpness))
         return (within(step.by_layer) * step.memory["weights"][..., None]).sum(1)
 
     def select(self, step: Step) -> Tensor | None:

@@ -12,7 +12,7 @@ def retained_budget(candidates: Bool[Tensor, "*rows visual"], prune_ratio: float
     """Return how many tokens to keep: (1 - prune_ratio) of the candidates, to the nearest, halves up; at
     least 1 if there is one."""
     count = candidates.sum(-1)
-    return ((1 - prune_ratio) * count.double() + 0.5 + 1e-9).long().clamp(min=1).minimum(count)
+    return ((1 - float(prune_ratio)) * count.double() + 0.5 + 1e-9).long().clamp(min=1).minimum(count)
 
 
 def top(
@@ -30,7 +30,7 @@ def has_moved(
     scores: Float[Tensor, "*rows visual"], previous: Float[Tensor, "*rows visual"], below: float
 ) -> Bool[Tensor, "*rows"]:
     """Return whether the cosine between adjacent steps' attention is below this."""
-    return F.cosine_similarity(scores.float(), previous.float(), dim=-1) < below
+    return F.cosine_similarity(scores.float(), previous.float(), dim=-1) < float(below)
 
 
 def last_query_attention(

@@ -38,7 +38,7 @@ class Listing:
     frames can be sought; else None.
     """
 
-    times: list[float]
+    times: Sequence[float]
     seconds: float
     fps: float
     marks: list[int] | None = None

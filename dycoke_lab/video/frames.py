@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers.video_utils import VideoMetadata
 
 Frames = NDArray[np.uint8]
+WANTED = "(frames, height, width, 3), uint8, 0 to 255"
 EVEN = 0.05  # of a frame's duration: what times may be off and still count as even
 
 
@@ -31,6 +35,22 @@ class Video:
     fps: float | None = None
     times: tuple[float, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what is no video."""
+        if not are_frames(self.frames):
+            raise ValueError(f"frames is {described(self.frames)}: it must be {WANTED}")
+        count = len(self.frames)
+        if len(self.numbers) != count or (self.times is not None and len(self.times) != count):
+            times = "none" if self.times is None else len(self.times)
+            raise ValueError(f"there are {count} frames, {len(self.numbers)} numbers and {times} times")
+        whole = isinstance(self.total, Integral)
+        if not whole or not all(isinstance(n, Integral) and 0 <= n < self.total for n in self.numbers):
+            raise ValueError(
+                f"numbers={self.numbers!r:.80} must be whole, from 0 to below total={self.total!r}"
+            )
+        if self.fps is not None and not is_rate(self.fps):
+            raise ValueError(f"fps={self.fps!r} must be a number above 0, or None")
+
     @property
     def metadata(self) -> VideoMetadata:
         """As transformers' processors want it. They compute a frame's time as its number / fps: where times
@@ -43,6 +63,30 @@ class Video:
             if any(abs(one - other) > EVEN for one, other in zip(exact, numbers, strict=True)):
                 numbers = exact
         return VideoMetadata(self.total, self.fps, wide, high, seconds, frames_indices=numbers)  # type: ignore[arg-type]
+
+
+def are_frames(array: Any) -> bool:
+    """Return whether this is an array of frames."""
+    return (
+        isinstance(array, np.ndarray)
+        and array.ndim == 4
+        and array.shape[-1] == 3
+        and array.dtype == np.uint8
+        and array.size > 0
+    )
+
+
+def described(array: Any) -> str:
+    """Return what an object is, for an error's message."""
+    if isinstance(array, np.ndarray):
+        return f"an array with shape {array.shape} and type {array.dtype}"
+    return f"a {type(array).__name__}"
+
+
+def is_rate(value: Any) -> bool:
+    """Return whether this is a number above 0 that ends."""
+    number: Any = value
+    return isinstance(value, Real) and bool(0 < number <= sys.float_info.max)
 
 
 def even_indices(total: int, count: int) -> list[int]:

@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from dycoke_lab.video.frames import Frames
+from dycoke_lab.video.frames import WANTED, Frames, are_frames
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif", ".jp2",
     ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico",
 )  # fmt: skip
 ROOM = 0.8  # of the memory that is free, what pictures may take
+ENTRY = 64  # bytes that a frame takes in lists
+MEMORY = 8 * 2**30  # where the system does not say how much is free
 
 
 def on_white(picture: NDArray[np.uint8]) -> Frames:
@@ -63,7 +65,7 @@ def is_picture(path: Path) -> bool:
     try:
         with Image.open(path) as opened:
             return getattr(opened, "n_frames", 1) == 1
-    except (OSError, SyntaxError, Image.DecompressionBombError):
+    except Exception:
         return True  # to be read as one, which says what is wrong
 
 
@@ -95,14 +97,15 @@ def read_picture(file: Path) -> Frames:
     try:
         with Image.open(file) as opened:
             count = getattr(opened, "n_frames", 1)
-            if count > 1:
-                raise ValueError(f"{str(file)!r} has {count} pictures: give the file itself, not its folder")
-            return _rgb(ImageOps.exif_transpose(opened), file)
+            upright = ImageOps.exif_transpose(opened) if count == 1 else None
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise ValueError(f"{str(file)!r} has more than {most} million pixels: scale it down") from error
-    except (OSError, SyntaxError, EOFError) as error:
+    except Exception as error:  # of a damaged file, Pillow raises errors of many kinds
         raise ValueError(f"{str(file)!r} cannot be read as a picture: {error}") from error
+    if upright is None:
+        raise ValueError(f"{str(file)!r} has {count} pictures: give the file itself, not its folder")
+    return _rgb(upright, file)
 
 
 def _rgb(picture: Image.Image, file: Path) -> Frames:
@@ -129,13 +132,14 @@ def _rgb(picture: Image.Image, file: Path) -> Frames:
     return np.repeat(grey.astype(np.uint8)[..., None], 3, 2)
 
 
-def check_array(array: NDArray[Any]) -> Frames:
-    """Return an array that is a video as it is. Raises ValueError for another."""
-    if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not array.size:
-        raise ValueError(
-            f"source has shape {array.shape} and type {array.dtype}: an array must be (frames, height, "
-            "width, 3), uint8, 0 to 255"
-        )
+def check_array(source: Any) -> Frames:
+    """Return an array that is a video as it is. Raises ValueError for what is none."""
+    try:
+        array = np.asarray(source)
+    except Exception as error:  # whatever an object says that has no array
+        raise ValueError(f"source is a {type(source).__name__} that is no array: {error}") from error
+    if not are_frames(array):
+        raise ValueError(f"source has shape {array.shape} and type {array.dtype}: an array must be {WANTED}")
     return array
 
 
@@ -147,6 +151,15 @@ def check_room(source: str, count: int, picture: Frames) -> None:
         raise ValueError(
             f"{source}: {count} frames of {wide} x {high} take {count * picture.nbytes / 1e9:.1f} GB, and "
             f"{free / 1e9:.1f} GB are free: take fewer, by frames= or fps="
+        )
+
+
+def check_count(source: str, count: float) -> None:
+    """Raise ValueError if so many frames would not fit, whatever their size, before they are listed."""
+    free = free_memory() or MEMORY
+    if count * ENTRY > ROOM * free:
+        raise ValueError(
+            f"{source}: {count:.3g} frames do not fit into memory: take fewer, by frames= or fps="
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -45,6 +45,8 @@ def chat(processor: Any, messages: Sequence[dict[str, Any]]) -> Any:
     videos: list[Video] = []
     images: list[Any] = []
     conversation = []
+    if not isinstance(messages, Iterable):
+        raise TypeError(f"messages is a {type(messages).__name__}: it must be a list of dicts")
     for message in messages:
         shown: list[dict[str, Any]] = []
         parts = _parts(message)
@@ -94,6 +96,8 @@ def _parts(message: Any) -> list[dict[str, Any]]:
     if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
         raise ValueError(f'message={message!r:.80} must be a dict with "role" and "content"')
     content = message["content"]
+    if not isinstance(content, Iterable):
+        raise TypeError(f"content is a {type(content).__name__}: it must be text, or a list of parts")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None

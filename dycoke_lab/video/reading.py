@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from dycoke_lab.video.files import Listing, read_file
-from dycoke_lab.video.frames import Video, even_indices, shown_at
-from dycoke_lab.video.pictures import check_array, check_room, is_picture, read_folder, read_pictures
+from dycoke_lab.video.frames import Video, even_indices, is_rate, shown_at
+from dycoke_lab.video.pictures import (
+    check_array,
+    check_count,
+    check_room,
+    is_picture,
+    read_folder,
+    read_pictures,
+)
 
 SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv")
 
@@ -21,7 +27,7 @@ def video_paths(sources: Sequence[str | Path]) -> list[Path]:
     files is as many as it holds. Raises FileNotFoundError for a source that is not there."""
     found = []
     for source in map(Path, sources):
-        if not source.exists():
+        if not os.path.exists(source):  # which says no to names too long, too
             raise FileNotFoundError(f"videos={str(source)!r} is neither a file nor a folder")
         inside = (
             sorted(p for p in source.iterdir() if p.suffix.lower() in SUFFIXES) if source.is_dir() else []
@@ -48,19 +54,22 @@ def read_video(
     if frames is not None and (isinstance(frames, bool) or not isinstance(frames, int) or frames < 1):
         raise ValueError(f"frames={frames} must be an integer from 1, or None for all")
     for name, value in {"fps": fps, "rate": rate}.items():
-        if value is not None and not (value > 0 and math.isfinite(value)):
+        if value is not None and not is_rate(value):
             raise ValueError(f"{name}={value} must be a number above 0, or None")
     if frames is not None and fps is not None:
         raise ValueError(f"give frames={frames} or fps={fps}, not both")
 
     def choose(listing: Listing) -> list[int]:
         if fps is not None:
+            check_count(f"fps={fps}", listing.seconds * fps)
             return shown_at(listing.times, listing.seconds, fps)
         total = len(listing.times)
-        return even_indices(total, total if frames is None else min(frames, total))
+        count = total if frames is None else min(frames, total)
+        check_count("source", count)
+        return even_indices(total, count)
 
     path = Path(source) if isinstance(source, str | Path) else None
-    if path is not None and not path.exists():
+    if path is not None and not os.path.exists(path):
         raise FileNotFoundError(f"source={str(source)!r} is neither a file nor a folder")
     if path is not None and not path.is_dir() and not is_picture(path):
         if rate is not None:
@@ -72,11 +81,12 @@ def read_video(
         return Video(pictures, tuple(numbers), len(listing.times), listing.fps, times)
 
     files = [] if path is None else read_folder(path) if path.is_dir() else [path]
-    array = None if path is not None else check_array(np.asarray(source))
+    array = None if path is not None else check_array(source)
     total = len(files) if array is None else len(array)
     if fps is not None and rate is None:
         raise ValueError(f"fps={fps} needs to know when frames are shown: give rate=, or frames= instead")
-    evenly = [number / (rate or 1) for number in range(total)]
+    check_count("source", total if fps is not None else 0)
+    evenly = range(total) if fps is None else [number / (rate or 1) for number in range(total)]
     numbers = choose(Listing(evenly, total / (rate or 1), rate or 1))
     if array is None:
         assert path is not None

@@ -46,7 +46,7 @@ def test_every_method_answers_as_generate_does(small, name, merge):
     for method in ("full", *(method for method in METHODS if method != "ttm")):
         settings = {} if method == "full" else dict(prune_ratio=0.8, from_layer=2)
         config = replace(about, method=method, **settings)
-        fields = {"future": runs.future(2)} if method == "hindsight" else {}
+        fields = {"future": runs.future(config)} if method == "hindsight" else {}
         expected = answer_task(small[name], runs.task, config.compression(**fields))
         written[method] = runs.answer(config)
         assert torch.equal(written[method], expected), method
@@ -56,6 +56,16 @@ def test_every_method_answers_as_generate_does(small, name, merge):
         stock = small[name].generate(alone.ids, **alone.inputs, do_sample=False, max_new_tokens=5)
     if merge == {"merge_ratio": 0.0}:
         assert torch.equal(written["full"][:, :5], stock[:, alone.ids.shape[1] :])
+
+
+def test_hindsight_knows_the_layers_that_it_is_told(small):
+    runs = BatchRuns(small["footage"], full(specimen="footage"), 3, 0, 2)
+    config = EvaluationConfig(0, "describe", 0.0, 0.8, 2, "hindsight", specimen="footage")
+    layers = torch.stack([step[:, 0] for step in runs._trace.attention[1:]])  # steps, layers, batch, visual
+    assert layers.shape[1] > 3
+    above, scoring = layers[:, 2:].mean(1).sum(0), layers[:, 1].sum(0)
+    torch.testing.assert_close(runs.future(config), above)
+    torch.testing.assert_close(runs.future(replace(config, future_of="scoring")), scoring)
 
 
 def test_a_row_counts_the_right_words_by_part(small, monkeypatch):
@@ -139,7 +149,8 @@ def test_grids_have_each_setting_once(name):
         main = 11 * (4 * n + 1) + 1 + 11 * (merged * n + 1) + 1
         merging, short = 2 * (5 * (merged * n + 1) + 1), 4 * (5 * (2 * n + 1) + 1)
         evidence = main + merging + short + 2 * 5 * 2  # FastV
-    sweep = 10 * 7 + 2 * 11 if name == "constructed" else 10 + 3 * 2 * 9  # K; L, P, how often
+    sweep = 10 * 7 + 2 * 11 if name == "constructed" else 10 + 3 * 2 * 9 + 11 * 2 * 2
+    # K, similarity; K, and L x P of how often and of hindsight
     for configs, number in ((sweep_grid(0, name), sweep), (evidence_grid(0, name), evidence)):
         assert len(configs) == len(set(configs)) == number
         assert {config.specimen for config in configs} == {name}

@@ -61,7 +61,8 @@ def test_in_every_container_the_frames_asked_for_are_those_of_a_full_decode(code
         for count in (2, 7, 23) if shown else ():
             video = read_video(path, frames=count)
             assert video.total == len(shown), (container, count)
-            assert numbers(video) == [shown[n] for n in even_indices(len(shown), count)], (container, count)
+            wanted = even_indices(len(shown), min(count, len(shown)))
+            assert numbers(video) == [shown[n] for n in wanted], (container, count)
         path.unlink()
     assert tried
 

@@ -96,8 +96,8 @@ def test_attention_explorer(lab, browser, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_one_shot_and_threshold_finder(lab, browser, size):
-    notebook = Notebook(browser, lab("04_why_one_shot_pruning_fails.ipynb"), SIZES[size])
+def test_one_shot_against_dynamic(lab, browser, size):
+    notebook = Notebook(browser, lab("04a_choice_or_moment.ipynb"), SIZES[size])
     panel = notebook.panel(0)
     panel.settled()
     before = panel.picture()
@@ -114,6 +114,13 @@ def test_one_shot_and_threshold_finder(lab, browser, size):
     panel.settled()
     assert (panel.picture() == before).all()
     report(f"one-shot against dynamic, word, {size}", [panel.press("step", "ArrowRight") for _ in range(6)])
+    notebook.assert_no_errors()
+    notebook.close()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_threshold_finder(lab, browser, size):
+    notebook = Notebook(browser, lab("05_temporal_merging.ipynb"), SIZES[size])
     finder = notebook.panel(1)
     finder.settled()
     before = finder.picture()

@@ -81,7 +81,7 @@ class Trace:
 
     def future(self, first_layer: int, end_layer: int | None = None) -> Tensor:
         """Return (batch, visual), what the steps after the prompt's last token pay each visual token, summed
-        over steps, mean over the layers from `first_layer` to below `end_layer` (None: all from there on); for
+        over steps, mean over the layers from `first_layer` to below `end_layer` (None: to the last); for
         `Hindsight`."""
         self._need_steps()
         layers = slice(first_layer, end_layer)

@@ -47,6 +47,8 @@ class VideoFinder(threading.local):
             return
         given = {name: value for name, value in inputs.items() if value is not None}
         try:
+            if not {"input_ids", "inputs_embeds"} & given.keys():
+                raise ValueError("input_ids is missing: pixels are given, and no prompt in which they stand")
             if "input_ids" not in given:
                 given["input_ids"] = self._visual_ids(given["inputs_embeds"])
             _check_ids(given["input_ids"])

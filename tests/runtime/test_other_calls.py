@@ -60,6 +60,12 @@ def test_embeddings_in_place_of_ids_give_the_same(family, model, video, setting)
             assert torch.equal(ours, by_ids)
 
 
+def test_pixels_without_a_prompt_are_refused(family, model, video):
+    given = {name: value for name, value in video.items() if name != "input_ids"}
+    with SETTINGS["merging"](model), pytest.raises(ValueError, match=r"input_ids is missing"):
+        model(**given, use_cache=True)
+
+
 @setting
 @pytest.mark.parametrize(
     "family", ["llava_onevision", "llava_next_video", "qwen2_5_vl", "qwen3_vl"], indirect=True

@@ -1,4 +1,4 @@
-"""Hide visual tokens from some layers and heads, and see which words change: `with Block(frames=[3])(model):`.
+"""Hide visual tokens from layers and heads: which words change? `with Block(frames=[3])(model):`.
 
 Attention says what a step looks at; hiding it says whether it is used (attention knockout, arXiv 2304.14767).
 """

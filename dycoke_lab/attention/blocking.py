@@ -46,7 +46,7 @@ class Block:
                 continue
             if isinstance(numbers, str | bytes) or not isinstance(numbers, Sequence):
                 raise TypeError(f"{name}={numbers!r} must be a list of whole numbers")
-            if not all(isinstance(number, Integral) and number >= 0 for number in numbers):
+            if not all(isinstance(number, Integral) and int(number) >= 0 for number in numbers):
                 raise ValueError(f"{name}={list(numbers)!r} must hold whole numbers from 0")
             object.__setattr__(self, name, tuple(map(int, numbers)))  # so that equal ones are one key
         if type(self.from_layer) is not int or self.from_layer < 0:
@@ -135,9 +135,7 @@ class _Hider:
         if not self.hides or self.columns is None:
             return call.mask
         queries, keys = call.query.shape[2], call.key.shape[2]
-        gone = max(
-            0, self.seen - keys
-        )  # the first columns, of a sliding window; a static cache has some to come
+        gone = max(0, self.seen - keys)  # the first columns, which a sliding window has left behind
         hidden = torch.nn.functional.pad(self.columns, (0, max(0, keys + gone - self.columns.shape[1])))
         hidden = hidden[:, gone : gone + keys]
         at = torch.arange(self.seen - queries, self.seen, device=hidden.device)[:, None]

@@ -1,0 +1,3 @@
+"""Exercises of notebooks 03 to 05."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Exercises of notebooks 06 to 08."""
+
+__all__: list[str] = []

@@ -2,6 +2,7 @@
 PYTHON ?= $(shell for version in 3.11 3.12 3.13; do python$$version -c 'import ensurepip' 2>/dev/null && echo python$$version && break; done)
 BIN := .venv/bin
 TRANSFORMERS := $(shell grep '^transformers==' requirements.lock)
+LAB := JUPYTER_CONFIG_PATH=$(CURDIR)/docs/teaching/jupyterlab JUPYTERLAB_WORKSPACES_DIR=$(CURDIR)/build/jupyterlab
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: study test test-fast test-browser test-kernel test-newest test-transformers test-fuzz lint audit notebooks gpu lab clean
@@ -77,8 +78,14 @@ notebooks: .venv/ready
 gpu: .venv/ready
 	$(BIN)/dycoke-lab bench --shape llava-ov-7b --gpu-plan --minutes 10 --device cuda
 
-lab: .venv/ready
-	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+# JupyterLab as a lecture room needs it: no news, large text, side bar closed, notebook 00 open
+lab: .venv/ready build/jupyterlab/ready
+	$(LAB) $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+
+build/jupyterlab/ready: | .venv/ready
+	mkdir -p $(@D)
+	$(LAB) $(BIN)/jupyter lab workspaces import docs/teaching/jupyterlab/workspace.json
+	touch $@
 
 # torch first and alone: where pip knows a CPU build of this version, it is used, without gigabytes of CUDA
 .venv/ready: requirements.lock pyproject.toml

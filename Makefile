@@ -3,6 +3,7 @@ PYTHON ?= $(shell for version in 3.11 3.12 3.13; do python$$version -c 'import e
 BIN := .venv/bin
 TRANSFORMERS := $(shell grep '^transformers==' requirements.lock)
 LAB := JUPYTER_CONFIG_PATH=$(CURDIR)/docs/teaching/jupyterlab JUPYTERLAB_WORKSPACES_DIR=$(CURDIR)/build/jupyterlab
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .PHONY: study test test-fast test-browser test-kernel test-newest test-transformers test-fuzz lint audit notebooks gpu lab clean
@@ -11,11 +12,11 @@ study: .venv/ready
 	$(BIN)/dycoke-lab study
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # under two minutes: without notebooks, and without tests of over 5 seconds
 test-fast: .venv/ready
-	$(BIN)/python -m pytest -m "not notebook and not slow and not browser"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not notebook and not slow and not browser"
 
 # in JupyterLab, with headless Chromium (Debian's package); leaves screenshots and latencies in build/browser
 test-browser: .venv/ready

@@ -1,4 +1,4 @@
-"""What the pages need beyond Sphinx: notebooks' code is folded, and docstrings in plain words are laid out."""
+"""What the pages need beyond Sphinx: code is folded, docstrings in plain words are laid out."""
 
 from __future__ import annotations
 

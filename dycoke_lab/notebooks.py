@@ -88,21 +88,17 @@ def lab_book(notebooks: Sequence[Path]) -> str:
     scripts and figures are in the page: it can be handed on, and needs nothing from the network."""
     about = provenance()
     versions = ", ".join(f"{name} {about['packages'][name]}" for name in ("torch", "transformers"))
-    names = [path.stem for path in notebooks]
-    title = [
-        "# Lab book",
-        f"`{about['command']}`, commit `{about['commit']}`, {about['time']}, {about['hardware']['cpu']}, {versions}",
-        "\n".join(["```{toctree}", *names, "```"]),
-    ]
+    run = f"`{about['command']}`, commit `{about['commit']}`, {about['time']}, {about['hardware']['cpu']}, "
+    contents = "\n".join(["```{toctree}", *(path.stem for path in notebooks), "```"])
     with tempfile.TemporaryDirectory() as temporary:
         source, out = Path(temporary, "source"), Path(temporary, "out")
         source.mkdir()
-        (source / "index.md").write_text("\n\n".join(title))
+        (source / "index.md").write_text(f"# Lab book\n\n{run}{versions}\n\n{contents}\n")
         for path in notebooks:
             shutil.copy(path, source)
+        sphinx = [sys.executable, "-m", "sphinx", "-q", "-b", "singlehtml", "-c", str(ROOT / "docs")]
         settings = ["-D", "root_doc=index", "-D", "include_patterns=*", "-D", "html_title=Lab book"]
-        command = [sys.executable, "-m", "sphinx", "-q", "-b", "singlehtml", "-c", str(ROOT / "docs"), *settings]
-        subprocess.run([*command, str(source), str(out)], check=True)
+        subprocess.run([*sphinx, *settings, str(source), str(out)], check=True)
         return _self_contained(out / "index.html")
 
 

@@ -65,6 +65,11 @@ def parameters_of(thing: Any) -> set[str]:
     return set(inspect.signature(thing).parameters) if callable(thing) else set()
 
 
+def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool:
+    """Leave out the fields of named tuples: the docstring of the tuple explains them."""
+    return skipped or str(getattr(thing, "__doc__", "")).startswith("Alias for field number")
+
+
 def lay_out(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Turn a docstring into reStructuredText: what looks like its markup is escaped, indented lines
     continue a paragraph, and each parameter that is explained begins a line of its own."""
@@ -96,5 +101,6 @@ def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", no_search)
     app.connect("source-read", prepare)
     app.connect("html-collect-pages", first_page)
+    app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-docstring", lay_out)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -38,7 +38,7 @@ maximum_signature_line_length = 60
 html_theme = "furo"
 html_title = "dycoke_lab"
 html_static_path = ["_static"]
-html_css_files = ["book.css"]
+html_css_files, html_js_files = ["book.css"], ["book.js"]
 templates_path = ["_templates"]
 html_show_search_summary = False  # a page from disk must not read other files
 html_show_sourcelink = html_copy_source = html_show_sphinx = html_show_copyright = False

@@ -72,9 +72,17 @@ def test_the_site_works_from_disk_at_two_widths(site, width, height):
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": height})
         page.on("request", lambda request: asked.append(request.url))
+
+        def scrolls():
+            return page.evaluate("document.documentElement.scrollWidth")
+
         for name in names:
             page.goto(f"file://{site}/{name}.html")
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            assert scrolls() <= width, name
+            for figure in page.query_selector_all(".cell_output img")[:1]:
+                figure.click()
+                assert figure.bounding_box()["width"] > 800 and scrolls() <= width, name
+                figure.click()
             page.screenshot(path=str(kept / f"site-{width}-{name.replace('/', '-')}.png"))
         page.goto(f"file://{site}/search.html?q=drift")
         page.wait_for_selector("#search-results a")

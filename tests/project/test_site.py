@@ -79,7 +79,7 @@ def test_the_site_works_from_disk_at_two_widths(site, width, height):
         for name in names:
             page.goto(f"file://{site}/{name}.html")
             assert scrolls() <= width, name
-            for figure in page.query_selector_all(".cell_output img")[:1]:
+            for figure in page.query_selector_all("article img")[:1]:
                 figure.click()
                 assert figure.bounding_box()["width"] > 800 and scrolls() <= width, name
                 figure.click()

@@ -6,7 +6,7 @@ LAB := JUPYTER_CONFIG_PATH=$(CURDIR)/docs/teaching/jupyterlab JUPYTERLAB_WORKSPA
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: study test test-fast test-browser test-kernel test-newest test-transformers test-fuzz lint audit notebooks gpu lab clean
+.PHONY: study test test-fast test-browser test-kernel test-newest test-transformers test-fuzz lint audit notebooks site gpu lab clean
 
 study: .venv/ready
 	$(BIN)/dycoke-lab study
@@ -74,6 +74,11 @@ build/audit/ready:
 notebooks: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
+
+# docs and notebooks, as they are committed, in build/site/index.html: opened from disk, loads nothing from elsewhere
+site: .venv/ready
+	rm -rf build/site
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
 
 # ten minutes of a CUDA GPU: time and memory at the 7B shape; continues where it stopped
 gpu: .venv/ready

@@ -16,9 +16,9 @@ SLOW = 1.0  # seconds; a loose bound, since other work may share the machine: la
 
 
 class Notebook:
-    """Open a notebook, and run all its cells."""
+    """Open a notebook, and run all its cells. side_bar: whether JupyterLab's list of files stays open."""
 
-    def __init__(self, browser, address, size=(1280, 800)):
+    def __init__(self, browser, address, size=(1280, 800), side_bar=False):
         self.context = browser.new_context(
             viewport={"width": size[0], "height": size[1]}, permissions=["clipboard-read", "clipboard-write"]
         )
@@ -32,7 +32,8 @@ class Notebook:
             "jupyterapp.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'",
             timeout=90_000,
         )
-        page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+        if not side_bar:
+            page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
         page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
         page.wait_for_function(
             """() => { const notebook = jupyterapp.shell.currentWidget;

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.Image import Image as Picture
 
-WIDTH, HEIGHT = 1250, 480  # pixels; one size for all views, so that nothing jumps
+WIDTH, HEIGHT = 1250, 480  # pixels; views of frames are as high as their clip needs
 LARGE, MEDIUM, SMALL = 24, 19, 15  # pixels
 POINTS = 11  # text of axes
 # where frames and what stands beside them begin, and what they fill
@@ -108,12 +108,56 @@ def as_picture(pixels: NDArray[np.uint8]) -> Picture:
     return Image.fromarray(pixels).convert("RGB")
 
 
+class Place(NamedTuple):
+    """A part of a picture that can be clicked. what: "frame", "step", ...; number: which one."""
+
+    box: Box
+    what: str
+    number: int
+
+
+class Hit(NamedTuple):
+    """What was clicked, and where in it: across and down, 0 to 1."""
+
+    what: str
+    number: int
+    across: float
+    down: float
+
+
+def places(picture: Picture) -> list[Place]:
+    """Return the parts of a view that can be clicked."""
+    return list(picture.info.get("places", ()))
+
+
+def hit(found: Sequence[Place], x: float, y: float) -> Hit | None:
+    """Return what lies at a place, in pixels from the picture's left and top; None if nothing does."""
+    for (left, top, right, bottom), what, number in reversed(found):
+        if left <= x < right and top <= y < bottom:
+            return Hit(what, number, (x - left) / (right - left), (y - top) / (bottom - top))
+    return None
+
+
 class Page:
     """Hold a white picture to draw on. Places are pixels from its left and its top."""
 
-    def __init__(self) -> None:
-        self.picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    def __init__(self, height: int = HEIGHT) -> None:
+        self.picture = Image.new("RGB", (WIDTH, height), "white")
+        self.picture.info["places"] = self.places = []  # no file format writes them
         self.pen = ImageDraw.Draw(self.picture)
+
+    def place(self, box: Box, what: str, number: int) -> None:
+        """Note that a box can be clicked."""
+        self.places.append(Place(box, what, number))
+
+    def fitted(
+        self, x: float, y: float, text: str, width: float, size: int = MEDIUM, **look: Any
+    ) -> None:
+        """Write a text, smaller if it would be wider than `width` pixels."""
+        bold = look.get("bold", False)
+        while size > 9 and font(size, bold).getlength(text) > width:
+            size -= 1
+        self.text(x, y, text, size, **look)
 
     def text(
         self,
@@ -144,11 +188,11 @@ class Page:
         self.picture.paste(picture, (round(x), round(y)))
 
 
-def heading(title: str, about: str) -> Page:
-    """Return a page with a title, and a line below it."""
-    page = Page()
-    page.text(LEFT, 24, title, LARGE, bold=True)
-    page.text(LEFT, 58, about)
+def heading(title: str, about: str, height: int = HEIGHT, width: float = WIDTH - 2 * LEFT) -> Page:
+    """Return a page with a title, and a line below it, both at most `width` pixels wide."""
+    page = Page(height)
+    page.fitted(LEFT, 22, title, width, LARGE, bold=True)
+    page.fitted(LEFT, 52, about, width)
     return page
 
 

@@ -183,6 +183,21 @@ class ClipRunner:
             return self._runs[key]
 
 
+def aim(clip: Clip, run: ClipRun, mean: bool = False) -> Tensor:
+    """Return (steps, layers, heads): the share of a head's attention on the video that falls on the tokens
+    which the right answer's word names, 0 to 1; NaN for a step whose word names nothing.
+
+    mean: of the attention over heads, (steps, layers, 1).
+    """
+    found = []
+    for step, attention in enumerate(run.trace.attention):
+        values = attention[:, :, 0].mean(1, keepdim=True) if mean else attention[:, :, 0]
+        named = clip.named(step).flatten()
+        there = values[..., named].sum(-1) if named.any() else torch.full(values.shape[:2], torch.nan)
+        found.append(there / values.sum(-1).clamp(min=1e-12))
+    return torch.stack(found)
+
+
 def equivalent_threshold(similarity: Tensor, ratio: float) -> float:
     """Return the similarity threshold that merges away as many tokens of a video as the ratio K does.
 

@@ -8,8 +8,21 @@ Any thread may draw.
 from dycoke_lab.viz.frames.attention_view import attention_view
 from dycoke_lab.viz.frames.block_view import block_view
 from dycoke_lab.viz.frames.compare_view import compare_view
+from dycoke_lab.viz.frames.head_view import head_view
+from dycoke_lab.viz.frames.kept_view import kept_view
 from dycoke_lab.viz.frames.merge_view import merge_view
 from dycoke_lab.viz.frames.page import places, png
 from dycoke_lab.viz.frames.threshold_view import finder_axes, finder_view
 
-__all__ = ["attention_view", "block_view", "compare_view", "finder_axes", "finder_view", "merge_view", "places", "png"]
+__all__ = [
+    "attention_view",
+    "block_view",
+    "compare_view",
+    "finder_axes",
+    "finder_view",
+    "head_view",
+    "kept_view",
+    "merge_view",
+    "places",
+    "png",
+]

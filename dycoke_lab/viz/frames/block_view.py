@@ -10,8 +10,8 @@ from dycoke_lab.attention.blocking import Block
 from dycoke_lab.evaluation.metrics import count_wrong, wrong_words
 from dycoke_lab.viz.clip_runs import Clip, ClipRun
 from dycoke_lab.viz.frames.mosaic import HALF, layout, mosaic
-from dycoke_lab.viz.frames.page import LARGE, LEFT, MEDIUM, WIDTH, Box, Page, heading
-from dycoke_lab.viz.frames.words import MARKS, word_grid
+from dycoke_lab.viz.frames.page import LEFT, MEDIUM, Box, Page, heading
+from dycoke_lab.viz.frames.words import word_grid
 from dycoke_lab.viz.plots import CHANGED, RIGHT_ANSWER, WRONG
 
 KEY = 745  # where the key begins
@@ -107,4 +107,6 @@ def _by_scene(page: Page, box: Box, clip: Clip, hidden: Tensor, changed: list[in
         page.text(left + 150, y, f"{100 * share:.0f} %", MEDIUM)
         page.text(left + 330, y, f"{gone} of {clip.places}", MEDIUM, bold=gone > 0)
         page.box((left + 430, y - 9, right, y + 9), fill="#eeeeee")
-        page.box((left + 430, y - 9, left + 430 + (right - left - 430) * gone / clip.places, y + 9), fill=CHANGED)
+        page.box(
+            (left + 430, y - 9, left + 430 + (right - left - 430) * gone / clip.places, y + 9), fill=CHANGED
+        )

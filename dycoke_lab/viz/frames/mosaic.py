@@ -14,7 +14,6 @@ from torch import Tensor
 
 from dycoke_lab.viz.clip_runs import Clip
 from dycoke_lab.viz.frames.page import LEFT, SMALL, WIDTH, Box, Page, as_picture, to_bytes
-from dycoke_lab.viz.plots import RIGHT_ANSWER
 
 GAP, LABEL, BAR = 10, 24, 7  # pixels between frames, above them, and below them where shares are drawn
 TOP, PER_ROW, ROW, STRIP = 72, 8, 172, 212  # where frames begin; in a row; heights of a row, of what is below
@@ -33,10 +32,13 @@ class Layout:
     height: int
 
 
-def layout(clip: Clip) -> Layout:
-    """Return the places of a clip's view. Frames are so large that a page of 850 pixels shows 90 of each."""
+def layout(clip: Clip, whole: bool = False) -> Layout:
+    """Return the places of a clip's view. Frames are so large that a page of 848 pixels shows 90 of each.
+
+    whole: nothing stands beside frames, so that both halves below them are free.
+    """
     rows, rest = divmod(len(clip.pixels), PER_ROW)
-    beside = rows > 0 and 0 < rest <= PER_ROW // 2
+    beside = not whole and rows > 0 and 0 < rest <= PER_ROW // 2
     above = TOP + ROW * (rows + (rest > 0 and not beside))
     end = TOP + ROW * (rows + (rest > 0))
     box = (HALF, above + 4, WIDTH - LEFT, above + STRIP - 4)
@@ -74,7 +76,7 @@ def mosaic(
     if light is not None:
         values = _cells(light[numbers], cell)
         colours = LOOKS[(values[..., 0] * 255).clip(0, 255).astype(int)]
-        frames = frames + (0.9 * values.clip(0, 1) ** 0.5) * (colours - frames)
+        frames = frames + (0.8 * values.clip(0, 1) ** 0.75) * (colours - frames)
     if black is not None:
         frames = _crossed(frames, black[numbers], cell)
     for at, frame in enumerate(to_bytes(frames)):
@@ -100,9 +102,7 @@ def _share(page: Page, x: float, y: float, size: int, share: float) -> None:
     page.box((x, y + size + 2, x + size * min(1.0, share), y + size + BAR), fill="black")
 
 
-def fit(
-    frames: int, side: int, width: float, height: float, per_row: int | None = None
-) -> tuple[int, int]:
+def fit(frames: int, side: int, width: float, height: float, per_row: int | None = None) -> tuple[int, int]:
     """Return how many frames a row should have for them to be large, and a token's side in pixels then."""
 
     def cell(per_row: int) -> int:

@@ -26,9 +26,8 @@ from PIL.Image import Image as Picture
 WIDTH, HEIGHT = 1250, 480  # pixels; views of frames are as high as their clip needs
 LARGE, MEDIUM, SMALL = 24, 19, 15  # pixels
 POINTS = 11  # text of axes
-# where frames and what stands beside them begin, and what they fill
-LEFT, RIGHT, TOP, BOTTOM = 12, 790, 84, 474
-CHART = 292  # where the small plot at the lower right begins
+LEFT, TOP = 12, 84  # where a view begins, and where what is below its heading does
+SMALL_PLOT = (460, 188)
 _DRAWING = Lock()  # matplotlib is not made for several threads
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -94,8 +93,8 @@ def _plot(width: int, height: int, draw: Callable[[Any], None], area: Box) -> Pl
 
 
 def small_plot(draw: Callable[[Any], None]) -> Plot:
-    """Return axes for the lower right corner, to be pasted at (RIGHT, CHART), with room for a title."""
-    return plot(WIDTH - RIGHT, HEIGHT - CHART, draw, (0.14, 0.34, 0.82, 0.48))
+    """Return small axes with room for a title."""
+    return plot(*SMALL_PLOT, draw, (0.14, 0.34, 0.82, 0.48))
 
 
 def to_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -150,9 +149,7 @@ class Page:
         """Note that a box can be clicked."""
         self.places.append(Place(box, what, number))
 
-    def fitted(
-        self, x: float, y: float, text: str, width: float, size: int = MEDIUM, **look: Any
-    ) -> None:
+    def fitted(self, x: float, y: float, text: str, width: float, size: int = MEDIUM, **look: Any) -> None:
         """Write a text, smaller if it would be wider than `width` pixels."""
         bold = look.get("bold", False)
         while size > 9 and font(size, bold).getlength(text) > width:

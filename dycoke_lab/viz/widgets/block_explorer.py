@@ -62,7 +62,9 @@ class BlockExplorer(Panel):
                 tooltips=list(UNITS.values()),
                 style={"button_width": "65px", "description_width": "110px"},
             ),
-            "head": chooser("hidden from", "One attention head, or all.", heads, ALL if head is None else head),
+            "head": chooser(
+                "hidden from", "One attention head, or all.", heads, ALL if head is None else head
+            ),
             "from_layer": slider(w.IntSlider, "from_layer L", where, **layers),
             "frame": slider(w.IntSlider, "frame", keys, value=0, min=0, max=frames - 1),
             "token": slider(w.IntSlider, "token of the frame", keys, value=0, min=0, max=tokens - 1),

@@ -10,6 +10,7 @@ import html
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -20,6 +21,7 @@ from dycoke_lab.viz.frames import places, png
 from dycoke_lab.viz.frames.page import Hit, Place, hit
 from dycoke_lab.viz.widgets.controls import copy_button
 from dycoke_lab.viz.widgets.page_side import CLICK, PAGE_SIDE, clicked_at
+from dycoke_lab.viz.widgets.saved_view import save_view
 
 PAUSE = 0.15  # seconds without a change before the model runs
 MOST_PICTURES = 300  # held in memory
@@ -90,7 +92,7 @@ class Panel(w.VBox):
         rows: list[list[str]],
         extra: dict[str, list[w.Widget]] | None = None,
     ) -> None:
-        self.controls = controls
+        self.title, self.controls = title, controls
         self.start = {name: control.value for name, control in controls.items()}
         self.ends = {name: control.max for name, control in controls.items() if hasattr(control, "max")}
         self.latest, self.quiet = Latest(), False
@@ -107,7 +109,10 @@ class Panel(w.VBox):
         lines = [[*(controls[name] for name in row), *(extra or {}).get(row[0], [])] for row in rows]
         flow = w.Layout(flex_flow="row wrap", align_items="center")
         box = w.HBox([control for line in lines for control in line], layout=flow)
-        foot = w.HBox([reset, self.setting, self.status], layout=flow)
+        about = "Write the picture and the setting to one HTML file, in the folder of this notebook"
+        keep = w.Button(description="Save this view", icon="save", tooltip=about)
+        keep.on_click(lambda _: self.save())
+        foot = w.HBox([reset, keep, self.setting, self.status], layout=flow)
         heading = w.HTML(f"<b style='font-size:1.2em'>{html.escape(title)}</b>{PAGE_SIDE}")
         self.click = w.Text(layout=w.Layout(display="none"))  # the page writes into it where was clicked
         self.click.add_class(CLICK)
@@ -207,9 +212,7 @@ class Panel(w.VBox):
         if control is not None and found.number <= control.max:
             control.value = found.number
 
-    def made(
-        self, key: Any, make: Callable[[], Picture]
-    ) -> tuple[bytes, list[Place], tuple[int, int]]:
+    def made(self, key: Any, make: Callable[[], Picture]) -> tuple[bytes, list[Place], tuple[int, int]]:
         """Return the picture of a key, what of it can be clicked, and its size; drawn unless it is known."""
         picture = self.pictures.get(key)
         if picture is None:
@@ -252,6 +255,18 @@ class Panel(w.VBox):
         about = f'role="status" class="dycoke-status" data-busy="{str(busy).lower()}"'
         text = f"{'⏳' if busy else '✓'} {html.escape(text)}"
         self.status.value = f'<span {about} style="display:inline-block;min-width:14em">{text}</span>'
+
+    def save(self, folder: str | Path = ".") -> Path | None:
+        """Write the present view to an HTML file that needs nothing else, and say where; None if it failed."""
+        name = "".join(letter if letter.isalnum() else "-" for letter in self.title.strip("?").lower())
+        about = self.picture.value, self.code(), self.words.value
+        try:
+            path = save_view(Path(folder), name, self.title, *about).resolve()
+        except OSError as error:
+            self.say(f"not saved: {error}", False)
+            return None
+        self.say(f"saved as {path}", False)
+        return path
 
     def wait(self) -> None:
         """Wait until the newest model run has been shown; for scripts and tests."""

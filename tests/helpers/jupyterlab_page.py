@@ -163,6 +163,27 @@ class Panel:
         assert (self.source(), self.code()) != before, f"dragging “{label}” did nothing"
         assert self.source() != before[0] or not picture, f"dragging “{label}” changed no picture"
 
+    def click(self, box, size):
+        """Click into the middle of a part of the picture by the mouse; milliseconds until another is shown.
+
+        box: left, top, right, bottom, in pixels of the picture as it was drawn, which has this size."""
+        self.image.scroll_into_view_if_needed()
+        shown, (left, top, right, bottom) = self.image.bounding_box(), box
+        x = shown["x"] + (left + right) / 2 * shown["width"] / size[0]
+        y = shown["y"] + (top + bottom) / 2 * shown["height"] / size[1]
+        self.image.evaluate(
+            """image => { image.took = null; let begun = 0;
+                image.addEventListener('click', () => { begun = performance.now() },
+                                       {once: true, capture: true});
+                const watcher = new MutationObserver(() => {
+                    watcher.disconnect(); image.took = performance.now() - begun });
+                watcher.observe(image, {attributes: true, attributeFilter: ['src']}) }"""
+        )
+        self.page.mouse.click(x, y)
+        handle = self.image.element_handle()
+        self.page.wait_for_function("image => image.took !== null", arg=handle, timeout=20_000)
+        return handle.evaluate("image => image.took")
+
     def press(self, label, key):
         """Press a key on a slider; milliseconds until the picture has changed."""
         handle = self.control(label).locator(".noUi-handle").first

@@ -10,7 +10,7 @@ from dycoke_lab.evaluation.metrics import count_wrong
 from dycoke_lab.viz.clip_runs import Clip, ClipRun
 from dycoke_lab.viz.frames.compare_view import scene_frames, verdict
 from dycoke_lab.viz.frames.mosaic import BAR, LABEL, mosaic
-from dycoke_lab.viz.frames.page import LEFT, SMALL, WIDTH, Page
+from dycoke_lab.viz.frames.page import LEFT, SMALL, WIDTH, Page, fitting
 from dycoke_lab.viz.frames.words import MARKS
 from dycoke_lab.viz.plots import RIGHT_ANSWER, WRONG
 
@@ -64,12 +64,12 @@ def _line(page: Page, answer: Sequence[str], step: int) -> None:
     """Draw the right answer as one line; a click finds the step."""
     marks = sum(word in MARKS for word in answer)
     wide = (WIDTH - 2 * LEFT - 26 * marks) / max(1, len(answer) - marks)
-    x = float(LEFT)
+    x, size = float(LEFT), fitting([word for word in answer if word not in MARKS], wide - 8)
     for number, word in enumerate(answer):
         width = 26 if word in MARKS else wide
         here = (x, 40, x + width - 2, 74)
         page.place(here, "step", number)
         if number == step:
             page.box(here, fill="#fff2cc", outline="black", width=2)
-        page.fitted(x + width / 2, 57, MARKS.get(word, word), width - 6, anchor="mm")
+        page.text(x + width / 2, 57, MARKS.get(word, word), size, anchor="mm")
         x += width

@@ -151,10 +151,7 @@ class Page:
 
     def fitted(self, x: float, y: float, text: str, width: float, size: int = MEDIUM, **look: Any) -> None:
         """Write a text, smaller if it would be wider than `width` pixels."""
-        bold = look.get("bold", False)
-        while size > 9 and font(size, bold).getlength(text) > width:
-            size -= 1
-        self.text(x, y, text, size, **look)
+        self.text(x, y, text, fitting([text], width, size, look.get("bold", False)), **look)
 
     def text(
         self,
@@ -183,6 +180,13 @@ class Page:
     def paste(self, x: float, y: float, picture: Picture) -> None:
         """Draw a picture, its left upper corner at (x, y)."""
         self.picture.paste(picture, (round(x), round(y)))
+
+
+def fitting(texts: Sequence[str], width: float, size: int = MEDIUM, bold: bool = False) -> int:
+    """Return the size, in pixels, at which all texts are at most `width` pixels wide; at most `size`."""
+    while size > 9 and any(font(size, bold).getlength(text) > width for text in texts):
+        size -= 1
+    return size
 
 
 def heading(title: str, about: str, height: int = HEIGHT, width: float = WIDTH - 2 * LEFT) -> Page:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dycoke_lab.evaluation.metrics import wrong_words
-from dycoke_lab.viz.frames.page import LARGE, MEDIUM, SMALL, Box, Page
+from dycoke_lab.viz.frames.page import LARGE, MEDIUM, SMALL, Box, Page, fitting
 from dycoke_lab.viz.plots import CHANGED, WRONG
 
 MARKS = {",": ",", "<|end|>": "."}  # narrow, unlike words
@@ -30,6 +30,7 @@ def word_grid(
     wide, high = min(WIDEST, (right - left) / (cols + 0.25)), min(52.0, (bottom - top) / rows)
     written = [*words, *["–"] * max(0, len(answer) - len(words))]  # what was left out is wrong too
     wrong = wrong_words(written, list(answer))
+    plain = fitting([word for word in written if word not in MARKS], wide - 12, LARGE - 3)
     changed = wrong_words(written, list(before)) if before is not None else [False] * len(written)
     for number, (row, col) in enumerate(grid_places(written, cols)):
         if row >= rows:
@@ -49,7 +50,7 @@ def word_grid(
             notes = [f"was {was} ✓"] if was == right_word else [f"was {was}", *notes]
         text, room = mark or written[number], here[2] - here[0] - 10
         look = dict(bold=True, colour=WRONG) if wrong[number] else {}
-        size = MEDIUM if notes else LARGE - 3
+        size = MEDIUM if notes else plain
         middle = y + high * (0.33 if notes else 0.5)
         page.fitted(x + 6, middle, f"✗ {text}" if wrong[number] else text, room, size, **look)
         page.fitted(x + 6, y + high * 0.75, ", ".join(notes), room, SMALL, colour="#404040")

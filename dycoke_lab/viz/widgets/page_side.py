@@ -1,5 +1,5 @@
-"""What a panel does in the page itself, without the kernel: it reports clicks, reads "0,3" as 0.3, and says so
-when its kernel is gone."""
+"""What a panel does in the page itself, without the kernel: it reports clicks, reads "0,3" as 0.3, and says
+so when its kernel is gone."""
 
 from __future__ import annotations
 

@@ -257,7 +257,7 @@ class Panel(w.VBox):
         self.status.value = f'<span {about} style="display:inline-block;min-width:14em">{text}</span>'
 
     def save(self, folder: str | Path = ".") -> Path | None:
-        """Write the present view to an HTML file that needs nothing else, and say where; None if it failed."""
+        """Write the present view to an HTML file that needs nothing else, and say where; None: it failed."""
         name = "".join(letter if letter.isalnum() else "-" for letter in self.title.strip("?").lower())
         about = self.picture.value, self.code(), self.words.value
         try:

@@ -1,4 +1,4 @@
-"""Clicks, keys, saved views and a lost kernel in a real JupyterLab, from small notebooks that are written here."""
+"""Clicks, keys, saved views and a lost kernel in a real JupyterLab, from notebooks that are written here."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def test_compare_kept(lab, browser, runner, size):
 
 
 def test_words_commas_counts_and_a_lost_kernel(lab, browser, runner):
-    notebook = Notebook(browser, lab("attention.ipynb", START, f"widgets.AttentionExplorer(runner, {CLIP!r})"),
-                        side_bar=True)  # fmt: skip
+    cell = f"widgets.AttentionExplorer(runner, {CLIP!r})"
+    notebook = Notebook(browser, lab("attention.ipynb", START, cell), side_bar=True)
     panel = notebook.panel()
     panel.settled()
     run = runner.run(CLIP, DyCoke(0.5, 0.9))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.jupyterlab_page import Notebook, report, shoot
 
@@ -53,6 +54,7 @@ def test_block_explorer(lab, browser, runner, size):
     panel.settled()
     assert "Block(frames=(3, 4, 5, 6), from_layer=0)" in panel.code()
     shoot(panel, "block", size.replace(", ", "-").replace(" ", "-"))
+    hidden = panel.picture()
     panel.panel.get_by_text("Undo").click()
     panel.settled()
     assert panel.code() == "None"
@@ -73,7 +75,9 @@ def test_block_explorer(lab, browser, runner, size):
     assert panel.value("step") == "7"
     panel.panel.get_by_text("Reset").click()
     panel.settled()
-    assert panel.code() == "None" and (panel.picture() == before).all()
+    assert panel.code() == "None"
+    again, other = (np.abs(picture - before).mean() for picture in (panel.picture(), hidden))
+    assert again < 3 < other  # scrolling by parts of a pixel changes edges
     notebook.assert_no_errors()
     notebook.close()
 

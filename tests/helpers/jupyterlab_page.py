@@ -209,7 +209,7 @@ def shoot(panel, name, size):
     panel.page.screenshot(path=SHOTS / f"{name}-{size}.png")
     box, image = panel.panel.bounding_box(), panel.image.bounding_box()
     width = panel.page.viewport_size["width"]
-    assert box["height"] < panel.page.viewport_size["height"]
+    assert box["height"] < panel.page.viewport_size["height"], box
     assert box["x"] >= 0 and box["x"] + box["width"] <= width
     assert image["x"] >= box["x"] and image["x"] + image["width"] <= box["x"] + box["width"] + 1
 

@@ -1,10 +1,11 @@
-"""Clicks, keys, saved views and a lost kernel in a real JupyterLab, from small notebooks that are written here."""
+"""Clicks, keys, saved views and a lost kernel in a real JupyterLab, from notebooks that are written here."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.jupyterlab_page import Notebook, report, shoot
 
@@ -53,6 +54,7 @@ def test_block_explorer(lab, browser, runner, size):
     panel.settled()
     assert "Block(frames=(3, 4, 5, 6), from_layer=0)" in panel.code()
     shoot(panel, "block", size.replace(", ", "-").replace(" ", "-"))
+    hidden = panel.picture()
     panel.panel.get_by_text("Undo").click()
     panel.settled()
     assert panel.code() == "None"
@@ -73,7 +75,9 @@ def test_block_explorer(lab, browser, runner, size):
     assert panel.value("step") == "7"
     panel.panel.get_by_text("Reset").click()
     panel.settled()
-    assert panel.code() == "None" and (panel.picture() == before).all()
+    assert panel.code() == "None"
+    again, other = (np.abs(picture - before).mean() for picture in (panel.picture(), hidden))
+    assert again < 3 < other  # scrolling by parts of a pixel changes edges
     notebook.assert_no_errors()
     notebook.close()
 
@@ -122,8 +126,8 @@ def test_compare_kept(lab, browser, runner, size):
 
 
 def test_words_commas_counts_and_a_lost_kernel(lab, browser, runner):
-    notebook = Notebook(browser, lab("attention.ipynb", START, f"widgets.AttentionExplorer(runner, {CLIP!r})"),
-                        side_bar=True)  # fmt: skip
+    cell = f"widgets.AttentionExplorer(runner, {CLIP!r})"
+    notebook = Notebook(browser, lab("attention.ipynb", START, cell), side_bar=True)
     panel = notebook.panel()
     panel.settled()
     run = runner.run(CLIP, DyCoke(0.5, 0.9))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -194,7 +195,7 @@ def test_selections_are_counted(runner):
     never = runner.run(CLIP, Compression.of(Dynamic(0.9, from_layer=3, reselect_below=-1.0)))
     steps = len(every.words) - 1
     kept = [frozenset(row.nonzero()[:, 0].tolist()) for row in every.trace.kept(3)[1:]]
-    changes = sum(now != before for before, now in zip(kept, kept[1:], strict=False))
+    changes = sum(now != before for before, now in pairwise(kept))
     assert every.selections() == (1 + changes, steps) and changes > 0
     assert never.selections() == (1, steps)
     assert runner.run(CLIP, Compression()).selections() is None
@@ -260,7 +261,7 @@ def test_attention_as_colours_shows_the_strongest_token(runner):
     values = run.trace.attention[0][2, 0, 0]
     most = int(values.argmax())
     frame, token = divmod(most, 16)
-    left, top, right, bottom = next(
+    left, top, right, _ = next(
         p.box for p in places(attention_view(clip, run, 0, 2, 0)) if p[1:] == ("frame", frame)
     )
     cell = (right - left) / 4

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dycoke_lab.viz.clip_runs import Clip, ClipRun, TokenStates, aim
 from dycoke_lab.viz.frames.mosaic import HALF, LOOKS, PER_ROW, layout, mosaic
-from dycoke_lab.viz.frames.page import LEFT, SMALL, Box, Page, as_picture, heading, to_bytes
+from dycoke_lab.viz.frames.page import LEFT, SMALL, Box, Page, as_picture, fitting, heading, to_bytes
 from dycoke_lab.viz.frames.words import MARKS, word_grid
 from dycoke_lab.viz.plots import INACTIVE, RETURNED, RIGHT_ANSWER
 
@@ -103,6 +103,7 @@ def _step_bars(page: Page, box: Box, words: Sequence[str], shares: Tensor, step:
         left, top + 12, "attention on what each word names, % of that on the video", SMALL + 1, bold=True
     )
     floor, wide = bottom - 46, (right - left) / max(1, len(words))
+    size = fitting(list(words[:-1]), wide - 3, SMALL, bold=True)
     for number, share in enumerate(shares.tolist()):
         x = left + number * wide
         here = (x + 2, floor - 116 * share, x + wide - 3, floor)
@@ -112,8 +113,9 @@ def _step_bars(page: Page, box: Box, words: Sequence[str], shares: Tensor, step:
         if share == share:  # not NaN
             page.box(here, fill=RIGHT_ANSWER)
             page.text(x + wide / 2, here[1] - 9, f"{100 * share:.0f}", SMALL - 1, anchor="mm")
-        word = MARKS.get(words[number], words[number])
-        page.fitted(x + wide / 2, floor + 16, word, wide - 1, SMALL, anchor="mm", bold=number == step)
+        label = MARKS.get(words[number], words[number]) if size > 11 else f"{number}"
+        bold = number == step
+        page.text(x + wide / 2, floor + 16, label, max(size, 12), bold=bold, anchor="mm")
     page.line([(left, floor), (right, floor)], "black", 1)
     page.text(left, bottom - 10, "step", SMALL)
     page.text(right, bottom - 10, f"0 to {len(words) - 1}; click a word to go there", SMALL, anchor="rm")

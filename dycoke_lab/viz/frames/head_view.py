@@ -43,7 +43,7 @@ def head_view(clip: Clip, run: ClipRun, step: int, layer: int, head: int, mean: 
     values = attention_of(run, step, layer, head)
     light_frames(page, place.frames, clip, values, clip.named(step), run.states(step))
     left, top, right, bottom = place.below
-    words = place.below
+    box, words = place.below, place.below
     if place.left:
         box = (LEFT, top, HALF - 30, bottom)
     else:

@@ -28,13 +28,13 @@ from dycoke_lab.viz.frames.page import (
 )
 from dycoke_lab.viz.plots import MERGED_AWAY, RETAINED
 
-SIZE = 168  # pixels of a frame shown large
+SIZE = 144  # pixels of a frame shown large
 
 
 def merge_view(clip: Clip, merged: Merged, threshold: float, frame: int, window: int, title: str) -> Picture:
     """Draw which tokens merging retains, one frame beside the one it is compared with, and all similarities
     with the threshold."""
-    place = layout(clip, whole=True)
+    place = layout(clip, whole=True, strip=184)
     about = "White tokens are merged away: they repeat an earlier frame. A click shows a frame large."
     page = heading(title, about, place.height)
     gone = clip.grid(merged.into != torch.arange(len(merged.into)))
@@ -43,7 +43,7 @@ def merge_view(clip: Clip, merged: Merged, threshold: float, frame: int, window:
     _two_frames(page, at, clip, merged, gone, frame, references(len(clip.pixels), window)[frame])
     compared = ~merged.similarity.isnan()
     values, away = merged.similarity[compared].numpy(), gone.flatten(1)[compared].numpy()
-    _histogram(page, (HALF + 80, place.below[1] + 8), values, away, threshold)
+    _histogram(page, (HALF + 80, place.below[1] - 4), values, away, threshold)
     return page.picture
 
 
@@ -77,7 +77,7 @@ def _similarities(page: Page, at: tuple[float, float], similarity: Tensor, gone:
         row, col = divmod(token, side)
         white = bool(gone[row, col])
         across, down = x + (col + 0.5) * SIZE / side, top + (row + 0.5) * SIZE / side
-        digits, size, half = (4, SMALL - 1, 20) if side <= 4 else (3, SMALL - 5, 13)
+        digits, size, half = (4, SMALL - 2, 18) if side <= 4 else (2, SMALL - 4, 11)
         page.box((across - half, down - 9, across + half, down + 10), fill="white" if white else RETAINED)
         text = f"{value:.{digits}f}".replace("0.", ".") if value < 1 - 0.5 * 0.1**digits else "1"
         page.text(across, down, text, size, colour="black" if white else "white", anchor="mm")
@@ -105,8 +105,8 @@ def _histogram(
     beyond = ", left of this plot" if threshold < low else ""
     page.text(x + 62, y + 16, f"line: threshold {shown:.4f}{beyond}")
     if low <= threshold <= 1:
-        at = x + axes.x(threshold)
-        page.line([(at, y + axes.area[1]), (at, y + axes.area[3])], "black", 3)
+        line = x + axes.x(threshold)
+        page.line([(line, y + axes.area[1]), (line, y + axes.area[3])], "black", 3)
 
 
 @lru_cache(32)

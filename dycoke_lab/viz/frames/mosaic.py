@@ -32,17 +32,18 @@ class Layout:
     height: int
 
 
-def layout(clip: Clip, whole: bool = False) -> Layout:
+def layout(clip: Clip, whole: bool = False, strip: int = STRIP) -> Layout:
     """Return the places of a clip's view. Frames are so large that a page of 848 pixels shows 90 of each.
 
-    whole: nothing stands beside frames, so that both halves below them are free.
+    whole: nothing stands beside frames, so that both halves below them are free. strip: how high that is, in
+    pixels.
     """
     rows, rest = divmod(len(clip.pixels), PER_ROW)
     beside = not whole and rows > 0 and 0 < rest <= PER_ROW // 2
     above = TOP + ROW * (rows + (rest > 0 and not beside))
     end = TOP + ROW * (rows + (rest > 0))
-    box = (HALF, above + 4, WIDTH - LEFT, above + STRIP - 4)
-    return Layout((LEFT, TOP, WIDTH - LEFT, end), box, not beside, above + STRIP)
+    box = (HALF, above + 4, WIDTH - LEFT, above + strip - 4)
+    return Layout((LEFT, TOP, WIDTH - LEFT, end), box, not beside, max(above + strip, end))
 
 
 def mosaic(

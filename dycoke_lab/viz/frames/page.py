@@ -142,7 +142,8 @@ class Page:
 
     def __init__(self, height: int = HEIGHT) -> None:
         self.picture = Image.new("RGB", (WIDTH, height), "white")
-        self.picture.info["places"] = self.places = []  # no file format writes them
+        self.places: list[Place] = []
+        self.picture.info["places"] = self.places  # no file format writes them
         self.pen = ImageDraw.Draw(self.picture)
 
     def place(self, box: Box, what: str, number: int) -> None:

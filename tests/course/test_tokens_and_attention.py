@@ -79,7 +79,7 @@ def softmax(query, keys):
         ),
         ("column_of", lambda f, r, c, s, h, w: (f * h + r) * w + c, "Add `start`"),
         ("column_of", lambda f, r, c, s, h, w: s + f * h + r * w + c, "whole frames"),
-        ("video_columns", lambda f, i, p: f * -((-(i // p) // 2) ** 2), "line break"),
+        ("video_columns", lambda f, i, p: f * (-(-(i // p) // 2)) ** 2, "line break"),
         ("video_columns", lambda f, i, p: f * (-(-(i // p) // 2)) ** 2 + f, "once"),
         ("video_columns", lambda f, i, p: f * (i // p) ** 2 + 1, "2 x 2"),
         ("video_columns", lambda f, i, p: f * (i // p // 2) ** 2 + 1, "Round up"),

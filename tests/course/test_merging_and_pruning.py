@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import math
 
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from dycoke_lab.course import check
 from dycoke_lab.course.check import merging_and_pruning as module
 from dycoke_lab.methods import temporal_merge
 from dycoke_lab.results.folders import ROOT
+from dycoke_lab.viz import course_pruning
 
 SOLUTIONS = ROOT / "notebooks" / "solutions"
 NAMES = ("06_merging", "07_dynamic_pruning", "08_choice_or_moment")
@@ -163,3 +166,69 @@ def test_references_agree_with_the_library():
     gone = (merged.into != torch.arange(24)).view(4, 6)
     assert torch.equal(RIGHT["merged_by_threshold"](features, 0.9), gone)
     assert RIGHT["tokens_left"](9, 7, 0.6) == len(temporal_merge(torch.randn(9, 7, 3), 0.6).kept)
+
+
+def test_what_hindsight_knows_is_a_row_each():
+    columns = ["seed", "prune_ratio", "future_of", "mean"]
+    rows = [
+        (0, 0.9, "above", 0.9),
+        (0, 0.9, "scoring", 0.75),
+        (0, 0.95, "above", 0.5),
+        (1, 0.9, "above", 0.8),
+    ]
+    table = course_pruning.hindsight_table(pd.DataFrame(rows, columns=columns))
+    assert (
+        table.loc["the layers from L on", (10, 0)] == 90 and table.loc["the layers from L on", (5, 0)] == 50
+    )
+    assert table.loc["layer L - 1 alone", (10, 0)] == 75 and table.shape == (2, 3)
+
+
+def test_a_table_of_no_rows_is_empty_and_can_be_shown():
+    known = pd.DataFrame(columns=["seed", "prune_ratio", "future_of", "mean"])
+    table = course_pruning.hindsight_table(
+        known.astype({"seed": "int64", "prune_ratio": float, "mean": float})
+    )
+    assert table.empty and table._repr_html_() is not None
+    assert course_pruning.hindsight_table(known).empty
+
+
+def test_what_was_not_active_at_the_step_before_is_marked():
+    active = torch.tensor([[1, 1, 0], [0, 1, 1], [1, 1, 0]]).bool()
+    assert course_pruning.token_states_by_hand(active).tolist() == [[1, 1, 0], [0, 1, 2], [2, 1, 0]]
+
+
+def test_alike_counts_the_tokens_that_are_compared():
+    frames = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [1.0, 0.0]]])
+    assert course_pruning.alike(temporal_merge(frames, 0.5), 0.99) == 50
+
+
+def counts(method, question, right, seed=0):
+    about = dict(specimen="footage", seed=seed, merge_ratio=0.0, from_layer=8, prune_ratio=0.9)
+    if method == "full":
+        about |= dict(from_layer=0, prune_ratio=0.0)
+    return dict(about, method=method, question=question, count=right, words=10)
+
+
+def test_lost_points_keep_the_methods_order_and_are_drawn():
+    rows = [
+        counts(method, question, right)
+        for question, full in (("actor", 10), ("describe", 9))
+        for method, right in (("full", full), ("random", 3), ("dynamic", 8), ("last_query", 5))
+    ]
+    lost = course_pruning.lost_points(pd.DataFrame(rows), ["last_query", "dynamic"])
+    assert lost["method"].tolist() == ["last_query", "last_query", "dynamic", "dynamic"]
+    assert lost["loss"].round(6).tolist() == [0.5, 0.4, 0.2, 0.1]
+    figure = course_pruning.short_answers(lost, "title")
+    assert figure.axes[0].get_xticklabels()[0].get_text() == "one word"
+    plt.close(figure)
+
+
+def test_choices_are_drawn_side_by_side():
+    scores = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.5, 0.4]])
+    active = torch.tensor([[1, 1, 0], [0, 1, 1]]).bool()
+    figure = course_pruning.choice_tables(
+        scores, {"one": active, "two": active}, "title", titles={"two": "2"}
+    )
+    assert [ax.get_title() for ax in figure.axes] == ["one", "2"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["50", "30", "20", "10", "50", "40"]
+    plt.close(figure)

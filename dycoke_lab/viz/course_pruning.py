@@ -45,6 +45,7 @@ def similarity_maps(rows: Sequence[tuple[str, Clip, Merged]], start: int, title:
             )
             similarity = merged.similarity[frame].view(clip.side, clip.side).numpy()
             close.set(xticks=[], yticks=[])
+            close.set_box_aspect(1)
             close.grid(visible=False)
             if np.isnan(similarity).any():
                 close.text(
@@ -162,8 +163,8 @@ def short_answers(table: pd.DataFrame, title: str) -> Figure:
     figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True, layout="constrained")
     for ax, name in zip(axes[0], names, strict=True):
         rows = table[table["specimen"] == name]
-        for method, part in rows.groupby("method", sort=False):
-            _loss_line(ax, str(method), part)
+        for number, (method, part) in enumerate(rows.groupby("method", sort=False)):
+            _loss_line(ax, str(method), part, "--" if number % 2 else "-")  # lines may lie on each other
         ax.set_xticks(range(len(QUESTIONS)), list(QUESTIONS.values()))
         ax.set(xlabel="the answer names", ylabel="words lost, points" if ax is axes[0, 0] else "")
         ax.set_title(name, fontsize=12, fontweight="normal")
@@ -173,13 +174,13 @@ def short_answers(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _loss_line(ax: Axes, method: str, rows: pd.DataFrame) -> None:
+def _loss_line(ax: Axes, method: str, rows: pd.DataFrame, style: str) -> None:
     places = list(QUESTIONS)
     mean = 100 * rows.groupby("question")["loss"].mean()
     mean = mean.reindex([question for question in places if question in mean.index])
     at = [places.index(str(question)) for question in mean.index]
     width = 3 if method == "dynamic" else 1.8
-    ax.plot(at, mean, "-", color=colour_of(method), label=label_of(method), linewidth=width)
+    ax.plot(at, mean, style, color=colour_of(method), label=label_of(method), linewidth=width)
     dots = [places.index(question) for question in rows["question"]]
     ax.plot(dots, 100 * rows["loss"], "o", color=colour_of(method), markersize=5, alpha=0.6)
 

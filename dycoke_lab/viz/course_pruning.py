@@ -33,8 +33,8 @@ def similarity_maps(rows: Sequence[tuple[str, Clip, Merged]], start: int, title:
 
     rows: a name, the clip, and what merging makes of it. start: the window's first frame.
     """
-    side = dict(squeeze=False, layout="constrained")
-    figure, axes = plt.subplots(2 * len(rows), 4, figsize=(8.5, 3.75 * len(rows) + 0.9), **side)  # type: ignore[arg-type]
+    size = (8.5, 3.75 * len(rows) + 0.9)
+    figure, axes = plt.subplots(2 * len(rows), 4, figsize=size, squeeze=False, layout="constrained")
     look = dict(cmap=ListedColormap(list(SHADES)), norm=BoundaryNorm([-1, *EDGES, 2], len(SHADES)))
     for number, (name, clip, merged) in enumerate(rows):
         above, below = axes[2 * number], axes[2 * number + 1]
@@ -58,7 +58,7 @@ def similarity_maps(rows: Sequence[tuple[str, Clip, Merged]], start: int, title:
         above[0].set_ylabel(name, fontsize=12, fontweight="bold")
         below[0].set_ylabel("cosine", fontsize=10)
     key = [Patch(facecolor=c, edgecolor="0.6", label=text) for c, text in zip(SHADES, ALIKE, strict=True)]
-    place = dict(loc="outside lower center", ncols=4, frameon=False, fontsize=10)
+    place: Any = dict(loc="outside lower center", ncols=4, frameon=False, fontsize=10)
     figure.legend(handles=key, title="cosine with the same place of the reference", **place)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure

@@ -54,7 +54,7 @@ def make_study(videos: int, folder: Path | None = None) -> Path:
             execute(path, folder, videos)
             store.append([{"notebook": path.name}])
         replace_text(folder / "labbook.html", lab_book([folder / "notebooks" / path.name for path in paths]))
-    table = pd.read_csv(folder / "04a-headline.csv")
+    table = pd.read_csv(folder / "08-headline.csv")
     print("\nIn %: words right [95 % over videos, specimens], exact answers, words by scene (sc.):\n")
     print(headline_text(table))
     print(f"\nThis run: {folder}\nLab book: {folder / 'labbook.html'}")

@@ -196,7 +196,8 @@ def findings(name: str = "footage") -> dict[str, str]:
     return {
         "moment": f"At L = {layer} a choice at every step loses {lost('dynamic')} points, the prompt's "
         f"choice {lost('last_query')}, a stride {lost('uniform')}. One choice that knows the whole answer's "
-        f"attention in the layers from L on loses {lost('hindsight')}, in layer L - 1 alone {known:.1f} (128 videos).",
+        f"attention in the layers from L on loses {lost('hindsight')}, in layer L - 1 alone {known:.1f} (128 "
+        "videos).",
         "layer": f"At the paper's L = {PAPER_LAYER} a choice at every step loses "
         f"{lost('dynamic', at=PAPER_LAYER)} points and a stride {lost('uniform', at=PAPER_LAYER)}: the "
         "attention that chooses is not yet on what the word names.",

@@ -1,4 +1,4 @@
-"""Figures of time and memory, for notebook 08 and for benchmarks of one's own."""
+"""Figures of time and memory, for notebook 10 and for benchmarks of one's own."""
 
 from __future__ import annotations
 

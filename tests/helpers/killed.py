@@ -136,7 +136,7 @@ def study() -> tuple[Work, str, int]:
     def work(folder: Path) -> None:
         notebooks.NOTEBOOKS = folder.with_name("notebooks")
         notebooks.NOTEBOOKS.mkdir(parents=True, exist_ok=True)
-        for name in ("01_one", "02_two", "03_three", "04a_four"):
+        for name in ("01_one", "02_two", "03_three", "08_four"):
             number = name.partition("_")[0]
             cells = [
                 'results = ""',

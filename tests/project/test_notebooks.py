@@ -57,7 +57,7 @@ def test_the_lab_book_is_one_page_without_network(study):
 
 @pytest.mark.notebook
 def test_the_headline_table_has_all_positions(study):
-    table = pd.read_csv(study[0] / "04a-headline.csv")
+    table = pd.read_csv(study[0] / "08-headline.csv")
     assert {"method", "retained", "words", "exact", *(f"scene {n}" for n in range(1, 6))} <= set(
         table.columns
     )
@@ -97,12 +97,12 @@ def test_make_study_outside_a_checkout_says_so(tmp_path, monkeypatch):
 
 
 @pytest.mark.notebook
-def test_notebook_07_runs_on_every_family_with_one_line_changed(family, tmp_path):
+def test_notebook_09_runs_on_every_family_with_one_line_changed(family, tmp_path):
     """Tiny random models, so only that it runs, and that what it shows is this model's."""
     model = family.model().float()
     model.save_pretrained(tmp_path / "model")
     family.processor().save_pretrained(tmp_path / "model")
-    path = next(NOTEBOOKS.glob("07*"))
+    path = next(NOTEBOOKS.glob("09*"))
     cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     source = "\n".join(cells).replace("%matplotlib inline", "")
     for line, changed in (
@@ -116,10 +116,10 @@ def test_notebook_07_runs_on_every_family_with_one_line_changed(family, tmp_path
     exec(source, space)
     plt.close("all")
     assert type(space["model"]) is type(model)
-    table = pd.read_csv(tmp_path / "07-settings.csv")
+    table = pd.read_csv(tmp_path / "09-settings.csv")
     assert len(table) == 16 and table["active, %"].min() < 10
-    assert {path.stem for path in tmp_path.glob("07-*.png")} == {
-        "07-steps-by-frames",
-        "07-kept",
-        "07-settings",
+    assert {path.stem for path in tmp_path.glob("09-*.png")} == {
+        "09-steps-by-frames",
+        "09-kept",
+        "09-settings",
     }

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.mark.parametrize("size", SIZES)
 def test_merge_explorer(lab, browser, size):
-    notebook = Notebook(browser, lab("05_temporal_merging.ipynb"), SIZES[size])
+    notebook = Notebook(browser, lab("06_merging.ipynb"), SIZES[size])
     panel = notebook.panel()
     panel.settled()
     before, threshold = panel.picture(), panel.value("or: threshold")
@@ -55,7 +55,7 @@ def test_merge_explorer(lab, browser, size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_attention_explorer(lab, browser, size):
-    notebook = Notebook(browser, lab("06_dynamic_pruning.ipynb"), SIZES[size])
+    notebook = Notebook(browser, lab("07_dynamic_pruning.ipynb"), SIZES[size])
     panel = notebook.panel()
     panel.settled()
     before = panel.picture()
@@ -97,7 +97,7 @@ def test_attention_explorer(lab, browser, size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_one_shot_against_dynamic(lab, browser, size):
-    notebook = Notebook(browser, lab("04a_choice_or_moment.ipynb"), SIZES[size])
+    notebook = Notebook(browser, lab("08_choice_or_moment.ipynb"), SIZES[size])
     panel = notebook.panel(0)
     panel.settled()
     before = panel.picture()
@@ -120,7 +120,7 @@ def test_one_shot_against_dynamic(lab, browser, size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_threshold_finder(lab, browser, size):
-    notebook = Notebook(browser, lab("05_temporal_merging.ipynb"), SIZES[size])
+    notebook = Notebook(browser, lab("06_merging.ipynb"), SIZES[size])
     finder = notebook.panel(1)
     finder.settled()
     before = finder.picture()
@@ -141,7 +141,7 @@ def test_threshold_finder(lab, browser, size):
 
 
 def test_attention_explorer_without_pruning(lab, browser):
-    notebook = Notebook(browser, lab("02_attention_step_by_step.ipynb"))
+    notebook = Notebook(browser, lab("02_attention_by_hand.ipynb"))
     panel = notebook.panel()
     panel.settled()
     before = panel.picture()

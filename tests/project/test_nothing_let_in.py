@@ -68,7 +68,7 @@ def test_remote_code_is_never_trusted():
 
 
 def test_jupyterlab_listens_on_this_machine_alone():
-    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "jupyter lab" in line]
+    (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "jupyter lab --" in line]
     assert "--ip=127.0.0.1" in line
 
 

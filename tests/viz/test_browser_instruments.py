@@ -106,7 +106,7 @@ def test_head_map(lab, browser, runner, size):
 
 @pytest.mark.parametrize("size", SIDE_BAR)
 def test_compare_kept(lab, browser, runner, size):
-    cell = f"widgets.CompareKept(runner, {CLIP!r}, ['last_query', 'dynamic', 'random'])"
+    cell = f"widgets.CompareKept(runner, {CLIP!r}, ['last_query', 'dynamic', 'random'], step=0)"
     notebook = Notebook(browser, lab("kept.ipynb", START, cell), side_bar=SIDE_BAR[size])
     panel = notebook.panel()
     panel.settled()

@@ -245,14 +245,14 @@ def test_a_view_is_saved_as_one_page_that_needs_nothing_else(runner, tmp_path):
     panel.wait()
     first, second = panel.save(tmp_path), panel.save(tmp_path)
     assert first != second and {first.parent, second.parent} == {tmp_path}
-    assert str(second) in html.unescape(panel.status.value)
+    assert str(second) in html.unescape(panel.saved.value)
     page = first.read_text()
     assert not re.search(r"(src|href)=[\"'](?!data:)|url\(|@import|<script", page)
     picture = re.search(r"data:image/png;base64,([^\"]+)", page).group(1)
     assert base64.b64decode(picture) == panel.picture.value
     code = html.unescape(re.search(r"<code>(.*?)</code>", page, re.S).group(1))
     assert eval(code, {"TTM": TTM, "LastQuery": LastQuery}) == panel.compressions()[0]
-    assert panel.save(tmp_path / "no" / "such" / "folder") is None and "not saved" in panel.status.value
+    assert panel.save(tmp_path / "no" / "such" / "folder") is None and "not saved" in panel.saved.value
 
 
 def test_attention_as_colours_shows_the_strongest_token(runner):

@@ -40,7 +40,7 @@ class CompareKept(Panel):
         merge_ratio: float = 0.0,
         prune_ratio: float = 0.9,
         from_layer: int = 3,
-        step: int = 0,
+        step: int = 6,
     ) -> None:
         self.runner, self.shown = runner, clip
         self.chosen = check(methods)

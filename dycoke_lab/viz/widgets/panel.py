@@ -112,7 +112,8 @@ class Panel(w.VBox):
         about = "Write the picture and the setting to one HTML file, in the folder of this notebook"
         keep = w.Button(description="Save this view", icon="save", tooltip=about)
         keep.on_click(lambda _: self.save())
-        foot = w.HBox([reset, keep, self.setting, self.status], layout=flow)
+        self.saved = w.HTML()  # where a view was saved; a status would soon be overwritten
+        foot = w.HBox([reset, keep, self.setting, self.status, self.saved], layout=flow)
         heading = w.HTML(f"<b style='font-size:1.2em'>{html.escape(title)}</b>{PAGE_SIDE}")
         self.click = w.Text(layout=w.Layout(display="none"))  # the page writes into it where was clicked
         self.click.add_class(CLICK)
@@ -263,9 +264,9 @@ class Panel(w.VBox):
         try:
             path = save_view(Path(folder), name, self.title, *about).resolve()
         except OSError as error:
-            self.say(f"not saved: {error}", False)
+            self.saved.value = html.escape(f"not saved: {error}")
             return None
-        self.say(f"saved as {path}", False)
+        self.saved.value = html.escape(f"saved as {path}")
         return path
 
     def wait(self) -> None:

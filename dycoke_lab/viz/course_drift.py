@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from dycoke_lab.evaluation.blocking import aim_of
-from dycoke_lab.methods import Compression, colour_of
+from dycoke_lab.methods import METHODS, Compression, colour_of
 from dycoke_lab.specimen.clips import clip_names
 from dycoke_lab.viz.clip_runs import Clip, ClipRun, ClipRunner
 from dycoke_lab.viz.plots import ACTIVE, RETURNED, RIGHT_ANSWER
@@ -182,7 +182,8 @@ def step_lines(
     figure, axes = plt.subplots(
         1, len(tables), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
-    colours = dict(zip(names, (RETURNED, ACTIVE, "#cc78bc"), strict=False))
+    plain = dict(zip(names, (RETURNED, ACTIVE, "#cc78bc"), strict=False))
+    colours = {name: colour_of(name) if name in METHODS else plain.get(name, "0.4") for name in names}
     for ax, (specimen, table) in zip(axes[0], tables.items(), strict=True):
         for measure, name in names.items():
             rows = table[(table["measure"] == measure) & table["mean"].notna()]

@@ -16,6 +16,8 @@ from torch import Tensor
 from dycoke_lab.attention.blocking import Block
 from dycoke_lab.attention.capture import capture_attention
 from dycoke_lab.methods import Compression
+from dycoke_lab.specimen.clips import world_of
+from dycoke_lab.specimen.specimens import specimen_named
 from dycoke_lab.viz.clip_runs import Clip, ClipRun, ClipRunner
 from dycoke_lab.viz.plots import ACTIVE, RETURNED, RIGHT_ANSWER
 
@@ -30,9 +32,6 @@ def blocked_run(runner: ClipRunner, name: str, block: Block) -> ClipRun:
 
 
 def _words(name: str, ids: Tensor) -> list[str]:
-    from dycoke_lab.specimen.clips import world_of
-    from dycoke_lab.specimen.specimens import specimen_named
-
     words = specimen_named(world_of(name)).words
     return [words[int(number)] for number in ids]
 
@@ -156,3 +155,46 @@ def heads_used(table: pd.DataFrame, from_layer: int, title: str) -> Figure:
         ax.legend(frameon=False, fontsize=10)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
+
+
+def spills(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return a row for each table and hidden scene: the share of words changed of its own, and of the other
+    scenes. tables: of `evaluation.blocking.scene_losses`."""
+    rows = []
+    for name, table in tables.items():
+        for hidden, group in table.groupby("hidden"):
+            own, others = own_and_others(group)
+            rows.append({"which": name, "hidden": hidden, "own": own, "others": others})
+    return pd.DataFrame(rows)
+
+
+def spill_text(table: pd.DataFrame) -> str:
+    """Return, as Markdown, what hiding the first scene does to other scenes' words, against hiding another."""
+    lines = ["Of the words of *other* scenes, so many change:", ""]
+    for name, rows in table.groupby("which", sort=False):
+        first, later = rows[rows["hidden"] == 1]["others"], rows[rows["hidden"] > 1]["others"]
+        lines.append(
+            f"- {name}: {first.mean():.0%} if scene 1 is hidden, {later.mean():.0%} if another one is"
+        )
+    return "\n".join(lines)
+
+
+def heads_text(tables: Mapping[str, pd.DataFrame], from_layer: Mapping[str, int]) -> str:
+    """Return, as Markdown, how a head's aim goes with its being needed, and with its being enough."""
+    lines = []
+    for name, table in tables.items():
+        hidden, alone = (used_ranks(table, measure) for measure in ("hidden", "alone"))
+        low = table[table["layer"] < from_layer[name]].nlargest(1, "hidden").iloc[0]
+        high = table[table["layer"] >= from_layer[name]].nlargest(1, "hidden").iloc[0]
+        lines.append(
+            f"- {name}: rank correlation of aim and words changed {_ranks(hidden)} if the video is hidden from one "
+            f"head, {_ranks(alone)} if one head alone sees it from layer {from_layer[name]} on. The head whose "
+            f"hiding changes most is head {low['head']:.0f} of layer {low['layer']:.0f} ({low['hidden']:.0%} of "
+            f"the words; its aim is {low['aim']:.0%}); from layer {from_layer[name]} on, no head's hiding changes "
+            f"more than {high['hidden']:.0%}."
+        )
+    return "\n".join(lines)
+
+
+def _ranks(value: float) -> str:
+    return "is not defined (nothing varies)" if pd.isna(value) else f"is {value:.2f}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -54,18 +55,19 @@ def frames_of(task: Task, sample: int, scene: int) -> tuple[int, ...]:
     return tuple((task.videos.scene[sample] == scene).nonzero()[:, 0].tolist())
 
 
-def scene_losses(model: Any, task: Task, from_layer: int = 0) -> pd.DataFrame:
-    """Hide each scene's frames from this layer on, and decode again. Return columns hidden, words_of (both
-    count scenes from 1), from_layer, and changed: the share of these words that come out otherwise."""
+def scene_losses(model: Any, task: Task, *from_layers: int) -> pd.DataFrame:
+    """Hide each scene's frames from each of these layers on, and decode again. Return columns from_layer,
+    hidden, words_of (both count scenes from 1), and changed: the share of these words that come out
+    otherwise."""
     count, scenes = len(task.ids), task.videos.scenes
     whole = answers(model, task, [None] * count)
     rows = []
-    for hidden in range(scenes):
+    for from_layer, hidden in product(from_layers, range(scenes)):
         blocks = [Block(frames=frames_of(task, n, hidden), from_layer=from_layer) for n in range(count)]
         changed = answers(model, task, blocks) != whole
         for words in range(scenes):
             share = float(changed[task.scene == words].float().mean())
-            about = {"hidden": hidden + 1, "words_of": words + 1, "from_layer": from_layer}
+            about = {"from_layer": from_layer, "hidden": hidden + 1, "words_of": words + 1}
             rows.append({**about, "changed": share})
     return pd.DataFrame(rows)
 

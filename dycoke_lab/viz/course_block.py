@@ -10,16 +10,21 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL.Image import Image as Picture
 from scipy.stats import spearmanr
 from torch import Tensor
 
 from dycoke_lab.attention.blocking import Block
 from dycoke_lab.attention.capture import capture_attention
+from dycoke_lab.evaluation.metrics import count_wrong
 from dycoke_lab.methods import Compression
 from dycoke_lab.specimen.clips import world_of
 from dycoke_lab.specimen.specimens import specimen_named
 from dycoke_lab.viz.clip_runs import Clip, ClipRun, ClipRunner
-from dycoke_lab.viz.plots import ACTIVE, RETURNED, RIGHT_ANSWER
+from dycoke_lab.viz.frames.mosaic import mosaic
+from dycoke_lab.viz.frames.page import HEIGHT, LARGE, LEFT, WIDTH, Page
+from dycoke_lab.viz.frames.words import word_grid
+from dycoke_lab.viz.plots import ACTIVE, RETURNED, RIGHT_ANSWER, WRONG
 
 
 def blocked_run(runner: ClipRunner, name: str, block: Block) -> ClipRun:
@@ -43,6 +48,20 @@ def changed_words(words: Sequence[str], before: Sequence[str]) -> list[bool]:
     return [a != b for a, b in zip(one, other, strict=True)]
 
 
+def hidden_view(clip: Clip, before: ClipRun, after: ClipRun, hidden: Sequence[int], name: str) -> Picture:
+    """Draw an answer with everything in sight, and the answer while frames are hidden, which are white."""
+    white = torch.zeros(len(clip.pixels), clip.side, clip.side)
+    white[list(hidden)] = 1
+    page = Page()
+    for place, (title, run, mask) in enumerate((("all in sight", before, None), (name, after, white))):
+        left, count = LEFT + WIDTH / 2 * place, count_wrong(run.words, clip.answer)
+        verdict = f"{title}: {count} wrong word{'s' * (count != 1)}"
+        page.text(left, 24, verdict, LARGE, bold=True, colour=WRONG if count else "black")
+        word_grid(page, (left, 46, left + 590, 242), run.words, clip.answer)
+        mosaic(page, (left, 262, left + 590, HEIGHT - 2), clip, white=mask)
+    return page.picture
+
+
 def hide_each_word(runner: ClipRunner, name: str) -> Tensor:
     """Hide the tokens that each word names, one word after the other, and decode again. Return (words, words)
     of bool: which words change; rows and columns are the words that name something."""
@@ -59,13 +78,18 @@ def hide_each_word(runner: ClipRunner, name: str) -> Tensor:
 def scene_table(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
     """Draw the scene that was hidden against the scene that the words are of, a panel for each name; % of
     words changed. tables: of `evaluation.blocking.scene_losses`."""
-    size = (4.1 * len(tables) + 0.6, 3.9)
-    figure, axes = plt.subplots(1, len(tables), figsize=size, squeeze=False, layout="constrained")
-    for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
+    wide = min(2, len(tables))
+    high = -(-len(tables) // wide)
+    figure, axes = plt.subplots(
+        high, wide, figsize=(4.3 * wide, 3.7 * high), squeeze=False, layout="constrained"
+    )
+    for ax in axes.flat[len(tables) :]:
+        ax.axis("off")
+    for ax, (name, table) in zip(axes.flat, tables.items(), strict=False):
         values = 100 * table.pivot(index="hidden", columns="words_of", values="changed")
         look = dict(annot=True, fmt=".0f", cmap="rocket_r", vmin=0, vmax=100, square=True, linewidths=1)
         sns.heatmap(values, ax=ax, cbar=False, **look)  # type: ignore[arg-type]
-        ax.set(xlabel="words of scene", ylabel="hidden scene" if ax is axes[0, 0] else "")
+        ax.set(xlabel="words of scene", ylabel="hidden scene")
         ax.set_title(name, fontsize=11, fontweight="normal", loc="center")
         ax.tick_params(axis="y", rotation=0)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
@@ -169,7 +193,7 @@ def spills(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def spill_text(table: pd.DataFrame) -> str:
-    """Return, as Markdown, what hiding the first scene does to other scenes' words, against hiding another."""
+    """Return, as Markdown, what hiding scene 1 does to the words of other scenes, and what hiding another."""
     lines = ["Of the words of *other* scenes, so many change:", ""]
     for name, rows in table.groupby("which", sort=False):
         first, later = rows[rows["hidden"] == 1]["others"], rows[rows["hidden"] > 1]["others"]
@@ -187,13 +211,22 @@ def heads_text(tables: Mapping[str, pd.DataFrame], from_layer: Mapping[str, int]
         low = table[table["layer"] < from_layer[name]].nlargest(1, "hidden").iloc[0]
         high = table[table["layer"] >= from_layer[name]].nlargest(1, "hidden").iloc[0]
         lines.append(
-            f"- {name}: rank correlation of aim and words changed {_ranks(hidden)} if the video is hidden from one "
-            f"head, {_ranks(alone)} if one head alone sees it from layer {from_layer[name]} on. The head whose "
-            f"hiding changes most is head {low['head']:.0f} of layer {low['layer']:.0f} ({low['hidden']:.0%} of "
-            f"the words; its aim is {low['aim']:.0%}); from layer {from_layer[name]} on, no head's hiding changes "
-            f"more than {high['hidden']:.0%}."
+            f"- {name}: rank correlation of aim and words changed {_ranks(hidden)} if the video is hidden "
+            f"from one head, {_ranks(alone)} if one head alone sees it from layer {from_layer[name]} on. "
+            f"Below, head {low['head']:.0f} of layer {low['layer']:.0f} is missed most ({low['hidden']:.0%} "
+            f"of the words change; its aim is {low['aim']:.0%}). From layer {from_layer[name]} on, no head's "
+            f"hiding changes more than {high['hidden']:.0%}."
         )
     return "\n".join(lines)
+
+
+def heads_title(table: pd.DataFrame, name: str, from_layer: int) -> str:
+    """Return what the heads from this layer on show: what is lost without one, and with only one."""
+    above = table[table["layer"] >= from_layer]
+    return (
+        f"{name}: without one head at most {above['hidden'].max():.0%} of the words change;\n"
+        f"with one head alone at least {above['alone'].min():.0%} do"
+    )
 
 
 def _ranks(value: float) -> str:

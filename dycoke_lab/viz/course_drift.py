@@ -123,7 +123,8 @@ def unread_table(diagnoses: pd.DataFrame, losses: pd.DataFrame, prune_ratio: flo
         for table in (diagnoses, losses)
     ]
     found = mine[0][["unread", "expected"]].mean().join(mine[1]["loss"].mean().rename("measured"))
-    return (100 * found).reset_index()
+    found = (100 * found).reset_index()
+    return found.astype({"from_layer": int})
 
 
 def unread_lines(table: pd.DataFrame, title: str) -> Figure:

@@ -11,7 +11,15 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from dycoke_lab.course import check
-from dycoke_lab.viz.course_block import changed_words, own_and_others, used_ranks
+from dycoke_lab.viz.course_block import (
+    changed_words,
+    heads_text,
+    heads_title,
+    own_and_others,
+    spill_text,
+    spills,
+    used_ranks,
+)
 from dycoke_lab.viz.course_drift import correlation_of_walk, unread_table
 
 SOLUTIONS = Path(__file__).resolve().parents[2] / "notebooks" / "solutions"
@@ -136,3 +144,19 @@ def test_what_figures_say():
     measured = pd.DataFrame({**about, "loss": [0.2, 0.3]})
     row = unread_table(diagnosed, measured).iloc[0]
     assert (row["unread"], row["expected"], row["measured"]) == pytest.approx((50, 10, 20))
+
+
+def test_what_the_page_on_hiding_says():
+    table = pd.DataFrame({"hidden": [1, 1, 2, 2], "words_of": [1, 2, 1, 2], "changed": [1.0, 0.2, 0.0, 0.8]})
+    spill = spills({"one": table})
+    assert spill[["own", "others"]].to_numpy().tolist() == [[1.0, 0.2], [0.8, 0.0]]
+    assert "one: 20% if scene 1 is hidden, 0% if another one is" in spill_text(spill)
+    heads = pd.DataFrame({
+        "layer": [0, 1, 1], "head": [3, 0, 1], "aim": [0.1, 0.2, 0.9], "hidden": [0.3, 0.0, 0.0],
+        "alone": [float("nan"), 0.8, 0.4],
+    })  # fmt: skip
+    text = heads_text({"one": heads}, {"one": 1})
+    assert (
+        "head 3 of layer 0 is missed most (30% of the words" in text and "is -1.00 if one head alone" in text
+    )
+    assert heads_title(heads, "one", 1).endswith("with one head alone at least 40% do")

@@ -43,7 +43,9 @@ def test_each_video_has_its_own_block(constructed):
 
 def test_a_hidden_scene_loses_its_own_words_above_the_layers_that_count(constructed):
     model, task = constructed
-    table = scene_losses(model, task, 2).set_index(["hidden", "words_of"])["changed"]
+    table = (
+        scene_losses(model, task, 0, 2).query("from_layer == 2").set_index(["hidden", "words_of"])["changed"]
+    )
     assert table[1, 1] > 0.5 and table[2, 2] > 0.5 and table[1, 2] == table[2, 1] == 0
 
 

@@ -1,0 +1,162 @@
+"""Solutions of notebooks 03 to 05 are accepted; stubs and usual mistakes get a hint that names them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity
+
+from dycoke_lab.course import check
+from dycoke_lab.viz.course_block import (
+    changed_words,
+    heads_text,
+    heads_title,
+    own_and_others,
+    spill_text,
+    spills,
+    used_ranks,
+)
+from dycoke_lab.viz.course_drift import correlation_of_walk, unread_table
+
+SOLUTIONS = Path(__file__).resolve().parents[2] / "notebooks" / "solutions"
+
+
+def solutions(name):
+    path = next(SOLUTIONS.glob(f"{name}_*.py"))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+EXERCISES = {
+    "03": ["aim_of_a_head", "mean_and_best", "pick_the_layer"],
+    "04": ["step_cosines", "held_by_the_first_look", "where_it_moves"],
+    "05": ["renormalised", "last_layer_that_reads"],
+}
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [(page, name) for page, names in EXERCISES.items() for name in names]
+)
+def test_a_solution_is_right_and_a_stub_is_not(page, name, capsys):
+    verdict = getattr(check, name)
+    assert verdict(getattr(solutions(page), name))
+    assert not verdict(lambda *given: ...)
+    assert "Not yet. Write your own" in capsys.readouterr().out
+
+
+def zeroed(attention, hidden):
+    return [0 if n in hidden else value for n, value in enumerate(attention.tolist())]
+
+
+def softmaxed(attention, hidden):
+    attention[hidden] = -torch.inf
+    return attention.softmax(0)
+
+
+def own_top(attention, count):
+    return 100 * attention.topk(count, 1).values.sum(1) / attention.sum(1)
+
+
+def by_token(attention, per_frame, below):
+    close = cosine_similarity(attention[1:], attention[:-1], dim=1)
+    return [step for step, value in enumerate(close, start=1) if value < below]
+
+
+def mean_of_aims(attention, named):
+    aims = [100 * float(row[named].sum() / row.sum()) for row in attention]
+    return sum(aims) / len(aims), max(aims)
+
+
+def from_nought(changed, most):
+    fine = [layer for layer, value in enumerate(changed) if value <= most]
+    return min(fine) if fine else changed.index(min(changed))
+
+
+WRONG = [
+    ("aim_of_a_head", lambda a, n: 100 * float(a[n].sum()), "Divide by what the video gets"),
+    ("aim_of_a_head", lambda a, n: float(a[n].sum() / a.sum()), "wanted in %"),
+    ("mean_and_best", mean_of_aims, "the mean of the heads' aims"),
+    ("mean_and_best", lambda a, n: solutions("03").mean_and_best(a, n)[::-1], "other way round"),
+    ("pick_the_layer", from_nought, "begins with L = 1"),
+    ("pick_the_layer", lambda c, m: 1 + c.index(min(c)), "changes least"),
+    ("step_cosines", lambda a: (a[1:] * a[:-1]).sum(1), "Divide by both lengths"),
+    ("step_cosines", lambda a: cosine_similarity(a[1:], a[:1], dim=1), "compared with step 0"),
+    ("held_by_the_first_look", own_top, "each step's own strongest"),
+    ("held_by_the_first_look", lambda a, c: own_top(a, c) / 100, "Expected"),
+    ("where_it_moves", by_token, "token by token"),
+    ("where_it_moves", lambda *g: [s - 1 for s in solutions("04").where_it_moves(*g)], "one step early"),
+    ("renormalised", zeroed, "must sum to 1 again"),
+    ("renormalised", softmaxed, "softmax"),
+    ("last_layer_that_reads", lambda c, m: solutions("05").last_layer_that_reads(c, m) + 1, "the one below"),
+    ("last_layer_that_reads", lambda c, m: len(c), "expected"),
+]
+
+
+@pytest.mark.parametrize(("name", "mistake", "words"), WRONG)
+def test_a_mistake_is_named(name, mistake, words, capsys):
+    assert not getattr(check, name)(mistake)
+    printed = capsys.readouterr().out
+    assert printed.startswith("Not yet.") and words in printed
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"),
+    [
+        (..., "Write your own"),
+        (7, "Give a list of whole numbers, not int"),
+        (["a"], "Give a list of whole numbers"),
+        ([], "The list is empty"),
+        ([0, 10**4], r"[10000] are no tokens of this clip, which has 0 to 255"),
+        ([0], "No word changes"),
+        (range(256), "words change"),
+    ],
+)
+def test_hidden_tokens_that_are_refused(tokens, words, capsys):
+    assert not check.one_word(tokens)
+    assert words in capsys.readouterr().out
+
+
+def test_hidden_tokens_that_change_one_word(capsys):
+    assert check.one_word(solutions("05").my_tokens)
+    assert "Right. Word 6" in capsys.readouterr().out
+
+
+def test_words_that_changed_or_are_missing():
+    assert changed_words(["a", "b"], ["a", "c", "d"]) == [False, True, True]
+
+
+def test_what_figures_say():
+    table = pd.DataFrame({"hidden": [1, 1, 2, 2], "words_of": [1, 2, 1, 2], "changed": [1.0, 0.2, 0.0, 0.8]})
+    assert own_and_others(table) == pytest.approx((0.9, 0.1))
+    heads = pd.DataFrame(
+        {"aim": [0.1, 0.5, 0.9], "hidden": [0.0, 0.0, 0.0], "alone": [0.9, 0.5, float("nan")]}
+    )
+    assert used_ranks(heads, "alone") == pytest.approx(-1) and pd.isna(used_ranks(heads, "hidden"))
+    assert correlation_of_walk(torch.eye(4).numpy()) == pytest.approx(1)
+    about = {"specimen": "s", "from_layer": [1, 1], "prune_ratio": 0.9, "method": ["dynamic", "uniform"]}
+    diagnosed = pd.DataFrame({**about, "unread": [0.5, 0.5], "expected": [0.1, 0.4]})
+    measured = pd.DataFrame({**about, "loss": [0.2, 0.3]})
+    row = unread_table(diagnosed, measured).iloc[0]
+    assert (row["unread"], row["expected"], row["measured"]) == pytest.approx((50, 10, 20))
+
+
+def test_what_the_page_on_hiding_says():
+    table = pd.DataFrame({"hidden": [1, 1, 2, 2], "words_of": [1, 2, 1, 2], "changed": [1.0, 0.2, 0.0, 0.8]})
+    spill = spills({"one": table})
+    assert spill[["own", "others"]].to_numpy().tolist() == [[1.0, 0.2], [0.8, 0.0]]
+    assert "one: 20% if scene 1 is hidden, 0% if another one is" in spill_text(spill)
+    heads = pd.DataFrame({
+        "layer": [0, 1, 1], "head": [3, 0, 1], "aim": [0.1, 0.2, 0.9], "hidden": [0.3, 0.0, 0.0],
+        "alone": [float("nan"), 0.8, 0.4],
+    })  # fmt: skip
+    text = heads_text({"one": heads}, {"one": 1})
+    assert (
+        "head 3 of layer 0 is missed most (30% of the words" in text and "is -1.00 if one head alone" in text
+    )
+    assert heads_title(heads, "one", 1).endswith("with one head alone at least 40% do")

@@ -176,6 +176,7 @@ def test_the_solution_beats_fastv_with_one_choice(capsys):
     assert "Give every frame a share" in once and "chooses again" in again and "are allowed" in many
 
 
+ONE = "from dycoke_lab.methods import LastQuery"
 FILES = {
     "anna": """
 from __future__ import annotations
@@ -196,13 +197,13 @@ METHODS["uniform"] = Anna
 """,
     "bert": "from dycoke_lab.methods import Selector\nraise ZeroDivisionError('by\\nzero')",
     "carl": "import sys; sys.exit(3)",
-    "dora": "from dycoke_lab.methods import LastQuery",
-    "emil": "from dycoke_lab.methods import LastQuery\n\n\nclass Emil(LastQuery): ...\nclass Other(LastQuery): ...",
-    "fred": "from dycoke_lab.methods import LastQuery\nclass Fred(LastQuery):\n    def select(self, step): return 1 / 0",
+    "dora": ONE,
+    "emil": f"{ONE}\n\n\nclass Emil(LastQuery): ...\n\n\nclass Other(LastQuery): ...\n",
+    "fred": f"{ONE}\n\n\nclass Fred(LastQuery):\n    def select(self, step):\n        return 1 / 0\n",
     "gina": "class Gina(:",
-    "hans": "from dycoke_lab.methods import TTM\nclass Hans(TTM): ...",
-    "iris": "from dycoke_lab.methods import LastQuery\nclass Iris(LastQuery):\n"
-    "    fixed_budget = False\n    def select(self, step): return step.candidates",
+    "hans": "from dycoke_lab.methods import TTM\n\n\nclass Hans(TTM): ...\n",
+    "iris": f"{ONE}\n\n\nclass Iris(LastQuery):\n    fixed_budget = False\n\n"
+    "    def select(self, step):\n        return step.candidates\n",
     "_notes": "raise ValueError",
 }
 

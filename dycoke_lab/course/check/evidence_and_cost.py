@@ -185,7 +185,7 @@ def _two_sided(throws: int, heads: int) -> float:
 def kv_bytes(yours: Any) -> bool:
     """Write `kv_bytes(layers, kv_heads, head_dim, tokens, element)`: the bytes of a KV cache, where a
     number has `element` bytes."""
-    cases = [(2, 1, 4, 3, 2), (28, 4, 128, 6272, 2), (24, 2, 64, 100, 4), (1, 1, 1, 1, 1)]
+    cases = [(3, 5, 4, 7, 6), (28, 4, 128, 6272, 2), (24, 2, 64, 100, 4), (1, 1, 1, 1, 1)]
 
     def hints(found: Any, expected: Any, case: Any) -> str:
         layers, heads, dim, tokens, element = case
@@ -239,6 +239,7 @@ def step_seconds(yours: Any) -> bool:
                 reading + doing,
                 "Reading and computing happen at the same time: the slower of the two decides.",
             ),
+            (reading, "With enough operations, arithmetic takes longer than reading."),
             (min(reading, doing), "The slower of the two decides, not the quicker."),
             (
                 max(batch * (weights + kv) / bandwidth, doing),
@@ -249,7 +250,6 @@ def step_seconds(yours: Any) -> bool:
                 "Each prompt of the batch has keys and values of its own.",
             ),
             (max(reading, operations / peak), "Each prompt of the batch has operations of its own."),
-            (reading, "With enough operations, arithmetic takes longer than reading."),
         ):
             if _close(found, value):
                 return f"{said} {why}"

@@ -13,6 +13,8 @@ from dycoke_lab.methods import Selector
 
 __all__ = ["beats_fastv", "every_second", "running_sum"]
 
+LEAD = 2.0  # points, to beat FastV by; the same choice after the prefill is half a point ahead
+
 
 def every_second(yours: Any) -> bool:
     """Write a class `EverySecond(Selector)`: with P = 0.5, keep every second of the candidates, the
@@ -129,13 +131,16 @@ def beats_fastv(yours: Any, videos: int = 16) -> bool:
             "Your method chooses again at later steps: leave every_step = False, to compare one choice."
         )
     lost = f"it loses {own['points lost']:.1f} points, FastV {other['points lost']:.1f}"
+    ahead = f"{own['ahead of FastV']:+.1f} points ahead [{own['low']:+.1f}, {own['high']:+.1f}]"
+    if 0 < own["ahead of FastV"] and (own["ahead of FastV"] < LEAD or own["low"] <= 0):
+        return hint(f"It is {ahead}: {lost}. That may be chance: be {LEAD:g} points ahead, interval above 0.")
     if own["points lost"] >= other["points lost"]:
         return hint(
             f"So far {lost}. FastV spends all on where the prompt's last token looks. Which later words are "
             "left with nothing? Give every frame a share (step.place.frame), or ask more of the prompt's "
             "queries (window)."
         )
-    return right(f"On {videos} test videos of each world {lost}: {own['ahead of FastV']} points ahead.")
+    return right(f"On {videos} test videos of each world {lost}: {ahead}.")
 
 
 def _no_selector(yours: Any) -> str | None:

@@ -14,6 +14,7 @@ from dycoke_lab.bench.summary import JOB, Line, by_config, device_of, interval, 
 from dycoke_lab.results.rows import read_rows
 
 OURS, AGAIN, MERGED = "dycoke K=0.7 P=0.7", "dycoke K=0.7 P=0.7 every step", "merge K=0.7"
+MAIN = ("full", "full-in-place", MERGED, OURS, "fastv K=0 P=0.7", "one-shot K=0 P=0.7")
 GRAPH_ROWS = {
     "merging alone": MERGED, "DyCoke, selection kept": OURS, "DyCoke, anew at each step": AGAIN,
     "tokens cut by hand: the ideal": "truncated K=0.7 P=0.7",
@@ -38,9 +39,23 @@ def one_place(lines: Sequence[Line], changed: dict[str, float]) -> pd.DataFrame:
     rows["the same, forced, in this measurement (random weights)"] = f"{100 * again['changed']:.0f} %"
     rows["a selection costs"] = f"{cost:.1f} ms"
     rows["a step that has its selection saves, against merging alone"] = f"{saved:.1f} ms"
-    rows["a selection has paid after"] = f"{steps_to_pay(cost, saved):g} step(s)"
+    steps = steps_to_pay(cost, saved)
+    rows["a selection has paid after"] = f"{steps:g} step{'s' * (steps != 1)}"
     rows["a step that selects anew / one with merging alone"] = interval(again["step / merge"])
-    return pd.DataFrame({"found": rows}).rename_axis("measured on the CPU, 0.5B shape, 32 frames, one prompt")
+    return pd.DataFrame({"found": rows}).rename_axis("0.5B shape, 32 frames, one prompt, CPU")
+
+
+def main_rows(lines: Sequence[Line]) -> tuple[list[Line], str]:
+    """Return the lines of the settings that notebook 10 shows, and how much faster DyCoke is than the full
+    cache in place."""
+    named = {line["config"]: line for line in lines}
+    vision = next((line["vision"] for line in lines if "vision" in line), 0.0)
+    ours, full = named[OURS]["total"], named["full-in-place"]["total"]
+    said = (
+        f"{full / ours:.1f} x as fast from the prompt on, {(vision + full) / (vision + ours):.2f} x with the "
+        "frames' encoding"
+    )
+    return [line for line in lines if line["config"] in MAIN or "vision" in line], said
 
 
 def graph_steps(folder: Path) -> pd.DataFrame:

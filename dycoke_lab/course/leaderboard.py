@@ -123,10 +123,10 @@ def rank(
     as `Class(prune_ratio=..., from_layer=...)` on descriptions of four scenes, one specimen of each
     world; lost: against the full cache, the mean of the worlds. kept, %: the most visual tokens that a
     layer from L on attended to at any step, measured. chooses: "once", or "again" where a later step
-    attended to other tokens than the first. beats: the controls that lose more. ahead of FastV, low, high: points
-    on the same videos, with a 95 % interval over videos. A method that raises, or attends to more tokens
-    than the others may, has no place, and its `note` says why. split: "validation" has other videos, to
-    try things on.
+    attended to other tokens than the first. beats: the controls that lose more. ahead of FastV, low,
+    high: points on the same videos, with a 95 % interval over videos. A method that raises, or attends
+    to more tokens than the others may, has no place, and its `note` says why. split: "validation" has
+    other videos, to try things on.
     """
     named, wrong = _named(methods)
     places = {name: world(name, videos, prune_ratio, split) for name in worlds}
@@ -178,7 +178,13 @@ def _row(
         "method": label,
         "points lost": float(np.mean(list(lost.values()))),
         **{f"{w}, points": float(value) for w, value in lost.items()},
-        **dict(zip(("ahead of FastV", "low", "high"), _interval(ahead), strict=True)),
+        **dict(
+            zip(
+                ("ahead of FastV", "low", "high"),
+                _interval(ahead) if name != "fastv" else [np.nan] * 3,
+                strict=True,
+            )
+        ),
         "kept, %": 100 * kept,
         "chooses": "once" if all(one.once for one in found.values()) else "again",
         "note": note,

@@ -38,7 +38,8 @@ def motions(world: World, seed: int = 5, frames: int = 8) -> Figure:
             plots.show_frame(ax, video.pixels[0, number], outline=written[number])
         for ax in row[len(video.pixels[0]) :]:
             ax.axis("off")
-        row[0].set_title(f"{motion}: “{answer}”", fontsize=11, loc="left")
+        row[0].set_title(f"{motion}: “{answer}”", fontsize=11, loc="left").set_in_layout(False)
+    figure.get_layout_engine().set(h_pad=0.17)  # type: ignore[union-attr, call-arg]
     title = "footage: scans of digits over photographs; the words name three digits a scene"
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
@@ -151,7 +152,8 @@ def break_even(lines: Mapping[str, Selecting], changed: Mapping[str, float], tit
     shares = np.linspace(0, 1, 101)
     for colour, (name, costs) in zip(sns.color_palette("colorblind"), lines.items(), strict=False):
         ax.plot(100 * shares, [100 * costs.saved(x) for x in shares], color=colour, linewidth=2.5, label=name)
-        ax.plot(100 * costs.break_even, 0, "o", color=colour, markersize=9)
+        if costs.break_even <= 1:
+            ax.plot(100 * costs.break_even, 0, "o", color=colour, markersize=9)
     ax.axhline(0, color="0.3", linewidth=1)
     low = ax.get_ylim()[0]
     for number, (said, share) in enumerate(changed.items()):
@@ -199,6 +201,6 @@ def leaderboard(table: pd.DataFrame, title: str) -> Figure:
     ax.set(xlabel="points of words lost, mean of both worlds", xlim=(0, 1.12 * placed["points lost"].max()))
     for colour, said in ((OWN, "own"), (FASTV, "FastV"), (PLAIN, "controls")):
         ax.plot([], [], "s", color=colour, label=said)
-    ax.legend(loc="lower right", frameon=True)
+    ax.legend(loc="upper right", frameon=True)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure

@@ -16,7 +16,8 @@ from dycoke_lab.course import check
 from dycoke_lab.course.leaderboard import rank
 from dycoke_lab.course.own_files import methods_in
 from dycoke_lab.course.steps import ask, step_by_hand
-from dycoke_lab.methods import METHODS, LastQuery, Selector
+from dycoke_lab.evaluation.fidelity import class_from
+from dycoke_lab.methods import METHODS, LastQuery, Selector, Uniform
 from dycoke_lab.methods.scores import top
 
 SOLUTIONS = Path(__file__).parents[2] / "notebooks" / "solutions"
@@ -227,6 +228,12 @@ def test_methods_are_read_from_a_folder_whatever_else_is_in_it(folder, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no"):
         methods_in(tmp_path / "empty")
+
+
+def test_a_method_file_may_be_a_dataclass_with_written_types(folder):
+    """As `dycoke-lab fidelity --method my.py:Class` reads it: dataclasses look their module up."""
+    assert class_from(f"{folder / 'anna.py'}:Anna")[0] == "Anna"
+    METHODS["uniform"] = Uniform  # what the file has put in its place
 
 
 @pytest.mark.slow

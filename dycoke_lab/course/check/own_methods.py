@@ -132,7 +132,7 @@ def beats_fastv(yours: Any, videos: int = 16) -> bool:
         )
     lost = f"it loses {own['points lost']:.1f} points, FastV {other['points lost']:.1f}"
     ahead = f"{own['ahead of FastV']:+.1f} points ahead [{own['low']:+.1f}, {own['high']:+.1f}]"
-    if 0 < own["ahead of FastV"] and (own["ahead of FastV"] < LEAD or own["low"] <= 0):
+    if own["ahead of FastV"] > 0 and (own["ahead of FastV"] < LEAD or own["low"] <= 0):
         return hint(f"It is {ahead}: {lost}. That may be chance: be {LEAD:g} points ahead, interval above 0.")
     if own["points lost"] >= other["points lost"]:
         return hint(

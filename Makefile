@@ -2,19 +2,21 @@
 PYTHON ?= $(shell for version in 3.11 3.12 3.13; do python$$version -c 'import ensurepip' 2>/dev/null && echo python$$version && break; done)
 BIN := .venv/bin
 TRANSFORMERS := $(shell grep '^transformers==' requirements.lock)
+LAB := JUPYTER_CONFIG_PATH=$(CURDIR)/docs/teaching/jupyterlab JUPYTERLAB_WORKSPACES_DIR=$(CURDIR)/build/jupyterlab
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: study test test-fast test-browser test-kernel test-newest test-transformers test-fuzz lint audit notebooks gpu lab clean
+.PHONY: study test test-fast test-browser test-kernel test-newest test-transformers test-fuzz lint audit notebooks site gpu lab clean
 
 study: .venv/ready
 	$(BIN)/dycoke-lab study
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # under two minutes: without notebooks, and without tests of over 5 seconds
 test-fast: .venv/ready
-	$(BIN)/python -m pytest -m "not notebook and not slow and not browser"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not notebook and not slow and not browser"
 
 # in JupyterLab, with headless Chromium (Debian's package); leaves screenshots and latencies in build/browser
 test-browser: .venv/ready
@@ -73,12 +75,23 @@ notebooks: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
 
+# docs and notebooks, as they are committed, in build/site/index.html: opened from disk, loads nothing from elsewhere
+site: .venv/ready
+	rm -rf build/site
+	$(BIN)/python -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
+
 # ten minutes of a CUDA GPU: time and memory at the 7B shape; continues where it stopped
 gpu: .venv/ready
 	$(BIN)/dycoke-lab bench --shape llava-ov-7b --gpu-plan --minutes 10 --device cuda
 
-lab: .venv/ready
-	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+# JupyterLab as a lecture room needs it: no news, large text, side bar closed, notebook 00 open
+lab: .venv/ready build/jupyterlab/ready
+	$(LAB) $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
+
+build/jupyterlab/ready: | .venv/ready
+	mkdir -p $(@D)
+	$(LAB) $(BIN)/jupyter lab workspaces import docs/teaching/jupyterlab/workspace.json
+	touch $@
 
 # torch first and alone: where pip knows a CPU build of this version, it is used, without gigabytes of CUDA
 .venv/ready: requirements.lock pyproject.toml

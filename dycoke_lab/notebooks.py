@@ -1,15 +1,21 @@
-"""Execute the notebooks (`make study`), and join them into one page."""
+"""Execute the notebooks (`make study`), and make one page of them."""
 
 from __future__ import annotations
 
+import base64
+import mimetypes
 import os
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import papermill
-from nbconvert import HTMLExporter
 
 from dycoke_lab.evaluation.metrics import headline_text
 from dycoke_lab.results.files import replace_text
@@ -18,6 +24,8 @@ from dycoke_lab.results.provenance import provenance
 from dycoke_lab.results.rows import RowStore
 
 NOTEBOOKS = ROOT / "notebooks"
+if missing := [name for name in ("sphinx", "myst_nb", "furo") if find_spec(name) is None]:
+    raise ModuleNotFoundError(f"No module named {missing[0]!r}")  # now, not after eight minutes
 
 
 def make_study(videos: int, folder: Path | None = None) -> Path:
@@ -45,7 +53,7 @@ def make_study(videos: int, folder: Path | None = None) -> Path:
                     left.unlink()
             execute(path, folder, videos)
             store.append([{"notebook": path.name}])
-        replace_text(folder / "labbook.html", join([folder / "notebooks" / path.name for path in paths]))
+        replace_text(folder / "labbook.html", lab_book([folder / "notebooks" / path.name for path in paths]))
     table = pd.read_csv(folder / "04a-headline.csv")
     print("\nIn %: words right [95 % over videos, specimens], exact answers, words by scene (sc.):\n")
     print(headline_text(table))
@@ -75,22 +83,38 @@ def execute(path: Path, folder: Path, videos: int) -> Path:
     return out
 
 
-def join(notebooks: list[Path]) -> str:
-    """Return one HTML page of several executed notebooks, which needs nothing from the network."""
+def lab_book(notebooks: Sequence[Path]) -> str:
+    """Return one HTML page of several executed notebooks, by Sphinx and in the site's style. Style sheets,
+    scripts and figures are in the page: it can be handed on, and needs nothing from the network."""
     about = provenance()
-    book = nbformat.v4.new_notebook()
     versions = ", ".join(f"{name} {about['packages'][name]}" for name in ("torch", "transformers"))
-    title = (
-        f"# dycoke_lab: lab book\n\n`{about['command']}`, commit `{about['commit']}`, {about['time']}, "
-        f"{about['hardware']['cpu']}, {versions}"
-    )
-    book.cells.append(nbformat.v4.new_markdown_cell(title))
-    for path in notebooks:
-        book.cells += nbformat.read(path, 4).cells
-    for number, cell in enumerate(book.cells):
-        cell["id"] = f"cell-{number}"  # two notebooks may have the same ids
-        for output in cell.get("outputs", []):  # a widget needs a kernel; on the page, its text says so
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
-    exporter = HTMLExporter(mathjax_url="", require_js_url="", jquery_url="")
-    page: str = exporter.from_notebook_node(book)[0]
-    return re.sub(r'<script src="">\s*</script>', "", page)
+    run = f"`{about['command']}`, commit `{about['commit']}`, {about['time']}, {about['hardware']['cpu']}, "
+    contents = "\n".join(["```{toctree}", *(path.stem for path in notebooks), "```"])
+    with tempfile.TemporaryDirectory() as temporary:
+        source, out = Path(temporary, "source"), Path(temporary, "out")
+        source.mkdir()
+        (source / "index.md").write_text(f"# Lab book\n\n{run}{versions}\n\n{contents}\n")
+        for path in notebooks:
+            shutil.copy(path, source)
+        sphinx = [sys.executable, "-m", "sphinx", "-q", "-b", "singlehtml", "-c", str(ROOT / "docs")]
+        settings = ["-D", "root_doc=index", "-D", "include_patterns=*", "-D", "html_title=Lab book"]
+        subprocess.run([*sphinx, *settings, str(source), str(out)], check=True)
+        return _self_contained(out / "index.html")
+
+
+def _self_contained(path: Path) -> str:
+    """Return a page with the files that it loads written into it."""
+
+    def content(match: re.Match[str]) -> bytes:
+        return (path.parent / match["file"].partition("?")[0]).read_bytes()
+
+    def data(match: re.Match[str]) -> str:
+        kind = mimetypes.guess_type(match["file"])[0]
+        return f'src="data:{kind};base64,{base64.b64encode(content(match)).decode()}"'
+
+    page = re.sub(r'<link rel="(index|search)"[^>]*>', "", path.read_text())
+    style = r'<link rel="stylesheet"[^>]* href="(?P<file>[^"]+)"[^>]*>'
+    page = re.sub(style, lambda match: f"<style>{content(match).decode()}</style>", page)
+    script = r'<script src="(?P<file>[^"]+)"></script>'
+    page = re.sub(script, lambda match: f"<script>{content(match).decode()}</script>", page)
+    return re.sub(r'src="(?P<file>_[^"]+)"', data, page)

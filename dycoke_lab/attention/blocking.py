@@ -31,6 +31,9 @@ class Block:
     frames: numbers of frames, counted over all videos of a prompt; of all their tokens. tokens: numbers of
     visual tokens, (frame * rows + row) * cols + col. With neither, all visual tokens are hidden. heads: the
     query heads that don't see them; None for all. layers: how many layers from `from_layer` on; None for all.
+
+    >>> Block(frames=[3], from_layer=8)  # with Block(frames=[3], from_layer=8)(model): model.generate(...)
+    Block(frames=(3,), tokens=(), heads=None, from_layer=8, layers=None)
     """
 
     frames: Sequence[int] = ()

@@ -22,7 +22,11 @@ Array = NDArray[np.float64]
 
 def step_cosine(attention: Float[Tensor, "steps visual"]) -> Array:
     """Return the cosine between each step and the one before; NaN for step 0. What DyCoke compares with
-    reselect_below."""
+    reselect_below.
+
+    >>> step_cosine(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])).tolist()
+    [nan, 1.0, 0.0]
+    """
     close = F.cosine_similarity(attention[1:].double(), attention[:-1].double(), dim=1)
     return np.concatenate([[np.nan], close.cpu().numpy()])
 
@@ -34,7 +38,12 @@ def top_tokens(attention: Float[Tensor, "steps visual"], share: float) -> Bool[T
 
 
 def overlap(attention: Float[Tensor, "steps visual"], share: float) -> tuple[Array, Array]:
-    """Return recall and Jaccard index of each step's top tokens in those of step 0."""
+    """Return recall and Jaccard index of each step's top tokens in those of step 0.
+
+    >>> recall, jaccard = overlap(torch.tensor([[4.0, 3, 2, 1], [4.0, 1, 2, 3]]), share=0.5)
+    >>> recall.tolist()
+    [1.0, 0.5]
+    """
     chosen = top_tokens(attention, share)
     both = (chosen & chosen[0]).sum(1).double()
     return (both / chosen.sum(1)).cpu().numpy(), (both / (chosen | chosen[0]).sum(1)).cpu().numpy()

@@ -26,7 +26,9 @@ def _study(options: argparse.Namespace) -> None:
     try:
         from dycoke_lab.notebooks import make_study
     except ImportError as error:
-        raise SystemExit(f"error: {error}: notebooks need Jupyter, pip install 'dycoke_lab[lab]'") from error
+        raise SystemExit(
+            f"error: {error}: notebooks need Jupyter and Sphinx, pip install 'dycoke_lab[lab,site]'"
+        ) from error
     make_study(options.videos, options.out)
 
 

@@ -42,10 +42,18 @@ def load_diagnoses() -> pd.DataFrame:
 
 
 def chosen_layers(prune_ratio: float = 0.7) -> dict[str, int]:
-    """Return, for each kind of specimen, the L that `diagnose` recommends on validation videos."""
+    """Return, for each kind of specimen, the L that `diagnose` recommends on validation videos: one for all
+    specimens of a kind, by the mean over them."""
     rows = load_diagnoses()
     rows = rows[rows["prune_ratio"] == prune_ratio]
     return {str(name): recommended(group) for name, group in rows.groupby("specimen")}
+
+
+def own_layers(specimen: str, prune_ratio: float = 0.7) -> dict[int, int]:
+    """Return, by seed, the L that `diagnose` recommends for this one specimen."""
+    rows = load_diagnoses()
+    rows = rows[(rows["prune_ratio"] == prune_ratio) & (rows["specimen"] == specimen)]
+    return {int(seed): recommended(group) for seed, group in rows.groupby("seed")}
 
 
 def at_layer(evidence: pd.DataFrame, specimen: str, layer: int, methods: Sequence[str]) -> pd.DataFrame:
@@ -138,27 +146,30 @@ def predicted_losses(by_motion: bool = False) -> pd.DataFrame:
 
 def readme_table(prune_ratio: float = 0.9) -> str:
     """Return the README's table, as Markdown: words right in descriptions without merging, the mean of the
-    seeds (lowest to highest), at the paper's L and at the L that was chosen on validation videos."""
+    seeds (lowest to highest), at the paper's L and at those that were chosen on validation videos."""
     evidence = load_evidence()
     evidence = evidence[(evidence["question"] == "describe") & (evidence["merge_ratio"] == 0)]
-    layers = chosen_layers()
-    columns = [("constructed", PAPER_LAYER)]
+    columns: list[tuple[str, str, dict[int, int]]] = []
     for name in names_in():
-        if name != "constructed":
-            columns += [(name, layer) for layer in dict.fromkeys((PAPER_LAYER, layers[name]))]
-    seeds = evidence.groupby("specimen")["seed"].nunique()
+        own = own_layers(name)
+        columns.append((name, f"L = {PAPER_LAYER}", dict.fromkeys(own, PAPER_LAYER)))
+        if (layer := chosen_layers()[name]) != PAPER_LAYER:
+            columns.append((name, f"L = {layer}", dict.fromkeys(own, layer)))
+        if set(own.values()) != {layer}:
+            columns.append((name, f"own L: {', '.join(map(str, own.values()))}", own))
     lines = [
         "| words right, % | "
-        + " | ".join(f"{name} (n = {seeds[name]}), L = {layer}" for name, layer in columns)
+        + " | ".join(f"{name} (n = {len(own)}), {about}" for name, about, own in columns)
         + " |",
         "|---|" + "---|" * len(columns),
     ]
     for method in README_METHODS:
         cells = []
-        for name, layer in columns:
+        for name, _, layers in columns:
             rows = evidence[(evidence["specimen"] == name) & (evidence["method"] == method)]
             if method != "full":
-                rows = rows[(rows["from_layer"] == layer) & (rows["prune_ratio"] == prune_ratio)]
+                at = rows["from_layer"] == rows["seed"].map(layers)
+                rows = rows[at & (rows["prune_ratio"] == prune_ratio)]
             found = 100 * means(rows, ["seed"])
             spread = f" ({found.min():.1f} to {found.max():.1f})" if len(found) > 1 else ""
             cells.append(f"{found.mean():.1f}{spread}" if len(found) else "")
@@ -179,10 +190,13 @@ def findings(name: str = "footage") -> dict[str, str]:
         here = ("full", merge, 0, 0.0) if method == "full" else (method, merge, at, prune)
         return f"{words['full', 0.0, 0, 0.0] - words[here]:.1f}"
 
+    again = hindsights(layer, name)
+    again = again[(again["prune_ratio"] == 0.9) & (again["future_of"] == "scoring")]
+    known = words["full", 0.0, 0, 0.0] - 100 * again["mean"].mean()
     return {
         "moment": f"At L = {layer} a choice at every step loses {lost('dynamic')} points, the prompt's "
-        f"choice {lost('last_query')}, a stride {lost('uniform')}; one choice that knows the whole answer "
-        f"loses {lost('hindsight')}.",
+        f"choice {lost('last_query')}, a stride {lost('uniform')}. One choice that knows the whole answer's "
+        f"attention in the layers from L on loses {lost('hindsight')}, in layer L - 1 alone {known:.1f} (128 videos).",
         "layer": f"At the paper's L = {PAPER_LAYER} a choice at every step loses "
         f"{lost('dynamic', at=PAPER_LAYER)} points and a stride {lost('uniform', at=PAPER_LAYER)}: the "
         "attention that chooses is not yet on what the word names.",

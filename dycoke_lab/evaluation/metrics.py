@@ -153,7 +153,11 @@ def threshold_table(sweep: pd.DataFrame, measure: str = "words", draws: int = 20
 
 
 def wrong_words(words: list[str], answer: list[str]) -> list[bool]:
-    """Return which of the words differ from the right answer's word at the same place."""
+    """Return which of the words differ from the right answer's word at the same place.
+
+    >>> wrong_words(["red", "cat"], ["blue", "cat"])
+    [True, False]
+    """
     return [index >= len(answer) or word != answer[index] for index, word in enumerate(words)]
 
 
@@ -167,6 +171,9 @@ def differing(full: str, compressed: str) -> tuple[int, str]:
 
     Answers of one length are compared word by word, others by their longest common parts; [-]: some are
     missing.
+
+    >>> differing("red cat, blue dog", "red cat, green dog")
+    (1, 'red cat, [green] dog')
     """
     a, b = full.split(), compressed.split()
     if len(a) == len(b):

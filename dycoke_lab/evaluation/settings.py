@@ -89,11 +89,12 @@ def _protocol_grid(seed: int, specimen: str) -> list[EvaluationConfig]:
     every = [name for name, cls in METHODS.items() if not issubclass(cls, Merger | PrefillReducer)]
     layers, some = range(1, specimen_named(specimen).size.layers), (3, 5, 6, 7, 8)
     prune = (0.5, 0.7, 0.9, 0.95)
+    main = specimen == "footage"  # the other family has less after merging
     merged = prune if (specimen, seed) == ("footage", 0) else (0.7, 0.9)  # P after merging
     found = [
         *combinations([seed], merge=(0.0,), prune=prune, layers=layers, methods=every),
-        *combinations([seed], merge=(0.5,), prune=merged, layers=layers, methods=every),
-        *combinations([seed], merge=(0.3, 0.7), prune=merged, layers=some, methods=every),
+        *combinations([seed], merge=(0.5,), prune=merged, layers=layers if main else some, methods=every),
+        *combinations([seed], merge=(0.3, 0.7) if main else (), prune=merged, layers=some, methods=every),
         *combinations([seed], ("actor", "compare"), (0.0, 0.5), layers=some, methods=every),
         *combinations([seed], merge=(0.0, 0.5), layers=some, methods=("fastv",)),
     ]

@@ -76,7 +76,11 @@ def DyCoke(
     merge_ratio: float | None = None, prune_ratio: float = 0.7, from_layer: int = 3, **fields: Any
 ) -> Compression:
     """Return the paper's method: `TTM(0.7) + Dynamic(0.7, from_layer=3)`, with other values of their
-    fields."""
+    fields.
+
+    >>> DyCoke(0.5, 0.9, from_layer=8) == TTM(0.5) + Dynamic(0.9, from_layer=8)
+    True
+    """
     merging = {
         name: fields.pop(name) for name in ("threshold", "window", "combine", "positions") if name in fields
     }

@@ -74,6 +74,9 @@ def compose(
 
     "full" is the full cache (of what merging retains). fields: other parameters of the method. Raises
     ValueError for an unknown name, and what the methods raise for their parameters.
+
+    >>> compose("fastv", prune_ratio=0.5, from_layer=2)
+    FastV(prune_ratio=0.5, from_layer=2)
     """
     if method != FULL and method not in METHODS:
         raise ValueError(f"method={method!r} must be one of {', '.join([FULL, *METHODS])}")

@@ -10,7 +10,11 @@ from torch import Tensor
 
 def retained_budget(candidates: Bool[Tensor, "*rows visual"], prune_ratio: float) -> Int[Tensor, "*rows"]:
     """Return how many tokens to keep: (1 - prune_ratio) of the candidates, to the nearest, halves up; at
-    least 1 if there is one."""
+    least 1 if there is one.
+
+    >>> retained_budget(torch.ones(20, dtype=torch.bool), prune_ratio=0.9)
+    tensor(2)
+    """
     count = candidates.sum(-1)
     return ((1 - float(prune_ratio)) * count.double() + 0.5 + 1e-9).long().clamp(min=1).minimum(count)
 
@@ -20,7 +24,12 @@ def top(
     candidates: Bool[Tensor, "*rows visual"],
     budget: Int[Tensor, "*rows"],
 ) -> Bool[Tensor, "*rows visual"]:
-    """Return the `budget` candidates with the highest scores; of equal scores the earlier token wins."""
+    """Return the `budget` candidates with the highest scores; of equal scores the earlier token wins.
+
+    >>> scores, there = torch.tensor([0.1, 0.6, 0.3]), torch.tensor([True, False, True])
+    >>> top(scores, there, budget=torch.tensor(1))
+    tensor([False, False,  True])
+    """
     order = torch.where(candidates, scores, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     rank = torch.arange(scores.shape[-1], device=scores.device)
     return torch.zeros_like(candidates).scatter(-1, order, rank < budget[..., None]) & candidates

@@ -24,6 +24,9 @@ class TTM(Merger):
     window: frames a window, from 2; the paper's is 4.
     combine: "drop" removes tokens (the paper); "average" folds them into the token they repeat.
     positions: "original" keeps the position ids of retained tokens; "repacked" numbers them anew.
+
+    >>> TTM()
+    TTM(merge_ratio=0.7, threshold=None, window=4, combine='drop', positions='original')
     """
 
     merge_ratio: float | None = None
@@ -92,6 +95,13 @@ def temporal_merge(
     A token whose reference was itself merged is followed to the kept token at the chain's end.
     Raises ValueError for features that are not (frames, tokens, dim) and for settings out of range.
     Source: paper, section 3.2. Unlike the reference code it keeps odd last frames and any frame count.
+
+    Two frames of two tokens, of which the first repeats:
+
+    >>> first, second = [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 1.0]]
+    >>> merged = temporal_merge(torch.tensor([first, second]), merge_ratio=0.5)
+    >>> merged.kept.tolist(), merged.into.tolist(), merged.retained
+    ([0, 1, 3], [0, 1, 0, 3], 0.75)
     """
     _check(merge_ratio, threshold, window, combine)
     if features.ndim != 3 or 0 in features.shape:
@@ -109,7 +119,11 @@ def temporal_merge(
 
 
 def references(frames: int, window: int) -> list[int | None]:
-    """Return the frame that each frame is compared with; None for a window's first."""
+    """Return the frame that each frame is compared with; None for a window's first.
+
+    >>> references(frames=6, window=4)
+    [None, 0, 0, 2, None, 4]
+    """
     return [None if (o := f % window) == 0 else f - 1 if o % 2 else f - 2 for f in range(frames)]
 
 

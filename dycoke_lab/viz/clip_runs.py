@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dycoke_lab.attention.blocking import Block
 from dycoke_lab.attention.capture import capture_attention
 from dycoke_lab.attention.trace import Trace
 from dycoke_lab.methods import Compression
@@ -45,6 +46,16 @@ class Clip:
     def side(self) -> int:
         """Return the number of visual tokens along a frame's side."""
         return round(self.features.shape[1] ** 0.5)
+
+    def thing(self, token: int) -> list[int]:
+        """Return the visual tokens that show the same thing of the same scene; the token alone if it shows
+        none."""
+        frame, place = divmod(token, self.features.shape[1])
+        actor = int(self.actor[frame, place])
+        if actor < 0:
+            return [token]
+        alike = (self.scene == self.scene[frame])[:, None] & (self.actor == actor)
+        return [int(number) for number in alike.flatten().nonzero()]
 
     def grid(self, tokens: Tensor) -> Tensor:
         """Return (visual,) as (frames, rows, cols)."""
@@ -85,6 +96,14 @@ class ClipRun:
         previous = kept[max(step - 1, 0)]
         return TokenStates(kept[step], ~kept[step] & ~merged_away, kept[step] & ~previous, merged_away)
 
+    def selections(self) -> tuple[int, int] | None:
+        """Return at how many decoding steps other tokens became active, the first choice counted, and how
+        many decoding steps there were; None if nothing was selected while decoding."""
+        if self.compression.selector is None or len(self.trace) < 2:
+            return None
+        kept = self.trace.kept(self.compression.selector.from_layer)[1:]
+        return 1 + int((kept[1:] != kept[:-1]).any(1).sum()), len(kept)
+
 
 class ClipRunner:
     """Run specimens on the sample clips, each on those of its own world, under each compression only once.
@@ -97,7 +116,7 @@ class ClipRunner:
         self._lock = RLock()
         self._models: dict[str, tuple[Any, Any]] = {}
         self._clips: dict[str, Clip] = {}
-        self._runs: dict[tuple[str, Compression], ClipRun] = {}
+        self._runs: dict[tuple[str, Compression | Block], ClipRun] = {}
 
     def model(self, name: str) -> Any:
         """Return the model that a clip is run on."""
@@ -133,24 +152,50 @@ class ClipRunner:
         self._clips[name] = clip
         return clip
 
-    def known(self, name: str, compression: Compression) -> ClipRun | None:
-        """Return the run on this clip under this compression if it was made already."""
-        return self._runs.get((name, compression))
+    def known(self, name: str, setting: Compression | Block) -> ClipRun | None:
+        """Return the run on this clip under this setting if it was made already."""
+        return self._runs.get((name, setting))
 
     def run(self, name: str, compression: Compression) -> ClipRun:
         """Run greedy `generate` on the clip under this compression, with every head's attention captured."""
-        key = (name, compression)
+        return self._run(name, compression)
+
+    def blocked(self, name: str, block: Block) -> ClipRun:
+        """Run greedy `generate` on the clip with these visual tokens hidden, nothing compressed.
+
+        Raises ValueError for numbers that the clip or its model does not have.
+        """
+        return self._run(name, block)
+
+    def _run(self, name: str, setting: Compression | Block) -> ClipRun:
+        key = (name, setting)
         with self._lock:
             if key in self._runs:
                 return self._runs[key]
             clip, (model, processor) = self.clip(name), self._loaded(name)
-            with compression(model), capture_attention(model, heads="all") as trace:
+            with setting(model), capture_attention(model, heads="all") as trace:
                 ids = model.generate(**clip.inputs)[0, clip.inputs["input_ids"].shape[1] :]
             words = processor.tokenizer.convert_ids_to_tokens(ids)
             while len(self._runs) >= MOST_RUNS:
                 self._runs.pop(next(iter(self._runs)))
+            compression = setting if isinstance(setting, Compression) else Compression()
             self._runs[key] = ClipRun(words, trace, compression)
             return self._runs[key]
+
+
+def aim(clip: Clip, run: ClipRun, mean: bool = False) -> Tensor:
+    """Return (steps, layers, heads): the share of a head's attention on the video that falls on the tokens
+    which the right answer's word names, 0 to 1; NaN for a step whose word names nothing.
+
+    mean: of the attention over heads, (steps, layers, 1).
+    """
+    found = []
+    for step, attention in enumerate(run.trace.attention):
+        values = attention[:, :, 0].mean(1, keepdim=True) if mean else attention[:, :, 0]
+        named = clip.named(step).flatten()
+        there = values[..., named].sum(-1) if named.any() else torch.full(values.shape[:2], torch.nan)
+        found.append(there / values.sum(-1).clamp(min=1e-12))
+    return torch.stack(found)
 
 
 def equivalent_threshold(similarity: Tensor, ratio: float) -> float:

@@ -24,6 +24,7 @@ from dycoke_lab.methods import colour_of, label_of
 ACTIVE, INACTIVE, RETURNED, MERGED_AWAY = "#0072b2", "#d9d9d9", "#d55e00", "#e69f00"
 RETAINED = ACTIVE
 RIGHT_ANSWER, WRONG = "#009e73", "#b40426"
+CHANGED = "#ffd27f"  # behind a word that differs from the answer with nothing hidden
 MOST_TICKS = 16  # more labels of frames would overlap
 _COLOURS = sns.color_palette("colorblind")
 

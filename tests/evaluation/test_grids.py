@@ -146,8 +146,9 @@ def test_grids_have_each_setting_once(name):
         evidence = 3 * (2 * (n + 2) + 1) + 3 * 7 + 4 * 5 + 2 * (2 * 6 + 2)
     else:  # by L: P and methods, and once what keeps nothing; of each K: the full cache
         merged = 4 if name == "footage" else 2  # P after merging: of seed 0 of footage all
-        main = 11 * (4 * n + 1) + 1 + 11 * (merged * n + 1) + 1
-        merging, short = 2 * (5 * (merged * n + 1) + 1), 4 * (5 * (2 * n + 1) + 1)
+        layers, more = (11, 2) if name == "footage" else (5, 0)  # L at K = .5; other K
+        main = 11 * (4 * n + 1) + 1 + layers * (merged * n + 1) + 1
+        merging, short = more * (5 * (merged * n + 1) + 1), 4 * (5 * (2 * n + 1) + 1)
         evidence = main + merging + short + 2 * 5 * 2  # FastV
     sweep = 10 * 7 + 2 * 11 if name == "constructed" else 10 + 3 * 2 * 9 + 11 * 2 * 2
     # K, similarity; K, and L x P of how often and of hindsight

@@ -16,9 +16,9 @@ SLOW = 1.0  # seconds; a loose bound, since other work may share the machine: la
 
 
 class Notebook:
-    """Open a notebook, and run all its cells."""
+    """Open a notebook, and run all its cells. side_bar: whether JupyterLab's list of files stays open."""
 
-    def __init__(self, browser, address, size=(1280, 800)):
+    def __init__(self, browser, address, size=(1280, 800), side_bar=False):
         self.context = browser.new_context(
             viewport={"width": size[0], "height": size[1]}, permissions=["clipboard-read", "clipboard-write"]
         )
@@ -32,7 +32,8 @@ class Notebook:
             "jupyterapp.shell.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'",
             timeout=90_000,
         )
-        page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
+        if not side_bar:
+            page.evaluate("jupyterapp.commands.execute('application:toggle-left-area')")
         page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
         page.wait_for_function(
             """() => { const notebook = jupyterapp.shell.currentWidget;
@@ -161,6 +162,27 @@ class Panel:
         self.settled()
         assert (self.source(), self.code()) != before, f"dragging “{label}” did nothing"
         assert self.source() != before[0] or not picture, f"dragging “{label}” changed no picture"
+
+    def click(self, box, size):
+        """Click into the middle of a part of the picture by the mouse; milliseconds until another is shown.
+
+        box: left, top, right, bottom, in pixels of the picture as it was drawn, which has this size."""
+        self.image.scroll_into_view_if_needed()
+        shown, (left, top, right, bottom) = self.image.bounding_box(), box
+        x = shown["x"] + (left + right) / 2 * shown["width"] / size[0]
+        y = shown["y"] + (top + bottom) / 2 * shown["height"] / size[1]
+        self.image.evaluate(
+            """image => { image.took = null; let begun = 0;
+                image.addEventListener('click', () => { begun = performance.now() },
+                                       {once: true, capture: true});
+                const watcher = new MutationObserver(() => {
+                    watcher.disconnect(); image.took = performance.now() - begun });
+                watcher.observe(image, {attributes: true, attributeFilter: ['src']}) }"""
+        )
+        self.page.mouse.click(x, y)
+        handle = self.image.element_handle()
+        self.page.wait_for_function("image => image.took !== null", arg=handle, timeout=20_000)
+        return handle.evaluate("image => image.took")
 
     def press(self, label, key):
         """Press a key on a slider; milliseconds until the picture has changed."""

@@ -141,7 +141,7 @@ def test_wrong_usage_exits_with_two(capsys):
 def test_study_without_jupyter_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "dycoke_lab.notebooks", raising=False)
     monkeypatch.setitem(sys.modules, "papermill", None)
-    with pytest.raises(SystemExit, match=r"papermill.*pip install 'dycoke_lab\[lab\]'"):
+    with pytest.raises(SystemExit, match=r"papermill.*pip install 'dycoke_lab\[lab,site\]'"):
         main(["study"])
 
 

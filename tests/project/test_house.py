@@ -26,7 +26,8 @@ CODE = [path for folder in ("dycoke_lab", "tests") for path in (ROOT / folder).r
 def test_the_lock_pyproject_and_environment_agree():
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["lab"], *extras["dev"]]
+    wanted = [*project["dependencies"], *extras["lab"], *extras["site"], *extras["dev"]]
+    assert set(extras["site"]) <= set(extras["dev"])  # `make site` and tests need it
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert "python=3.11" in environment and project["requires-python"].startswith(">=3.11")
     wanted += [line for line in environment[-1]["pip"] if not line.startswith("-")]
@@ -40,7 +41,7 @@ def test_the_lock_pyproject_and_environment_agree():
 
 def test_the_core_installs_without_jupyter():
     core = {Requirement(line).name for line in PYPROJECT["project"]["dependencies"]}
-    assert not core & {"jupyterlab", "ipywidgets", "papermill", "nbconvert"}
+    assert not core & {"jupyterlab", "ipywidgets", "papermill", "nbconvert", "sphinx", "myst-nb"}
 
 
 def test_pyproject_lists_every_package():

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 
 import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
 
-from dycoke_lab.notebooks import NOTEBOOKS, join, make_study
+from dycoke_lab.notebooks import NOTEBOOKS, lab_book, make_study
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LOADS = r'<(?:script|img|link|iframe)\b[^>]* (?:src|href)="(?!data:)'  # a file of its own, or the network
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
@@ -48,8 +51,8 @@ def test_a_committed_notebook_shows_its_results(path):
 @pytest.mark.notebook
 def test_the_lab_book_is_one_page_without_network(study):
     page = (study[0] / "labbook.html").read_text()
-    assert all(f'<h1 id="{path.stem.partition("_")[0]}-' in page for path in PATHS)
-    assert "<script src=" not in page and page.count("data:image/png") >= len(PATHS)
+    assert all(nbformat.read(path, 4).cells[0].source.splitlines()[0][2:] in page for path in PATHS)
+    assert not re.search(LOADS, page) and page.count("data:image/png") >= len(PATHS)
 
 
 @pytest.mark.notebook
@@ -70,14 +73,21 @@ def test_the_study_ends_with_a_table_of_100_columns(study):
     assert any("dynamic (DyCoke)" in line for line in lines[start:])
 
 
-def test_the_lab_book_keeps_the_order_of_notebooks(tmp_path):
+@pytest.mark.slow
+def test_the_lab_book_is_one_file_with_code_folded_in_the_order_of_notebooks(tmp_path):
     paths = []
     for name in ("b", "a"):
         paths.append(tmp_path / f"{name}.ipynb")
-        cells = [nbformat.v4.new_markdown_cell(f"# chapter {name}")]
+        shown = nbformat.v4.new_output("display_data", {WIDGET: {"model_id": "1"}, "text/plain": "a slider"})
+        cells = [
+            nbformat.v4.new_markdown_cell(f"# chapter {name}\n\n[a page](../docs/methods.md)"),
+            nbformat.v4.new_code_cell("show()", outputs=[shown], execution_count=1),
+        ]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), paths[-1])
-    page = join(paths)
-    assert page.index("chapter b") < page.index("chapter a")
+    page = lab_book(paths)
+    assert page.rindex("chapter b") < page.rindex("chapter a")  # the first ones are the table of contents
+    assert page.count("<details") == page.count("a slider") == 2 and "methods.md" not in page
+    assert not re.search(LOADS, page)
 
 
 def test_make_study_outside_a_checkout_says_so(tmp_path, monkeypatch):

@@ -88,5 +88,5 @@ def test_the_installed_command_answers_outside_the_checkout(installed):
 def test_the_installed_command_works_without_jupyter(installed):
     command = installed / "venv" / "bin" / "dycoke-lab"
     assert "specimen" in call(command, "--help", folder=installed)
-    with pytest.raises(AssertionError, match=r"notebooks need Jupyter, pip install 'dycoke_lab\[lab\]'"):
+    with pytest.raises(AssertionError, match=r"Jupyter and Sphinx, pip install 'dycoke_lab\[lab,site\]'"):
         call(command, "study", folder=installed)

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+PYTHON = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},  # all cells stay in the page
@@ -53,12 +55,15 @@ def lab(tmp_path_factory):
                 assert process.poll() is None, (home / "lab.log").read_text()
                 time.sleep(0.25)
 
-        def fresh(name):
-            """Return the address of a copy of a notebook that nobody has opened yet."""
+        def fresh(name, *cells):
+            """Return the address of a notebook that nobody has opened yet: of these cells, else a copy."""
             copy = home / f"{len(list(home.glob('*.ipynb')))}-{name}"
             results = home / f"results-{copy.stem}"
             results.mkdir()
-            notebook = nbformat.read(NOTEBOOKS / name, 4)
+            if cells:
+                notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata=PYTHON)
+            else:
+                notebook = nbformat.read(NOTEBOOKS / name, 4)
             for cell in notebook.cells:
                 cell.source = cell.source.replace("results = None", f"results = {str(results)!r}")
                 cell.source = re.sub(r"videos = \d+", "videos = 4", cell.source)

@@ -18,7 +18,15 @@ from dycoke_lab.evaluation.metrics import heat_table, threshold_table
 from dycoke_lab.methods import TTM, Compression, DyCoke, Dynamic, LastQuery, temporal_merge
 from dycoke_lab.viz.clip_runs import ClipRunner, equivalent_ratio, equivalent_threshold
 from dycoke_lab.viz.frames import attention_view, compare_view, finder_axes, finder_view, png
-from dycoke_lab.viz.widgets import AttentionExplorer, MergeExplorer, OneShotVsDynamic, ThresholdFinder
+from dycoke_lab.viz.widgets import (
+    AttentionExplorer,
+    BlockExplorer,
+    CompareKept,
+    HeadMap,
+    MergeExplorer,
+    OneShotVsDynamic,
+    ThresholdFinder,
+)
 from dycoke_lab.viz.widgets.merge_explorer import merge_figure, prefill_saved
 from dycoke_lab.viz.widgets.panel import Latest
 
@@ -53,6 +61,9 @@ def panels(runner, sweep):
     yield AttentionExplorer(runner, CLIP)
     yield OneShotVsDynamic(runner, CLIP)
     yield ThresholdFinder(sweep, threshold=THRESHOLD)
+    yield BlockExplorer(runner, CLIP)
+    yield HeadMap(runner, CLIP)
+    yield CompareKept(runner, CLIP)
 
 
 def test_every_control_is_labelled_and_bounded(runner, sweep):
@@ -92,7 +103,7 @@ def test_reset_goes_back_to_the_start_after_a_shorter_clip(runner, explorer, sli
 
 
 def test_the_copied_code_is_the_setting(runner, sweep):
-    merging, attention, comparing, finding = panels(runner, sweep)
+    merging, attention, comparing, finding, *_ = panels(runner, sweep)
 
     def pasted(panel):
         return Compression.of(eval(panel.code(), vars(methods)))
@@ -122,10 +133,12 @@ def test_the_copied_code_is_the_setting(runner, sweep):
 
 
 def test_the_static_figure_equals_the_widgets_picture(runner, sweep):
-    merging, attention, comparing, finding = panels(runner, sweep)
+    merging, attention, comparing, finding, *_ = panels(runner, sweep)
     clip = runner.clip(CLIP)
     merged = temporal_merge(clip.features, 0.7)
-    static = merge_figure(runner, CLIP, merged, equivalent_threshold(merged.similarity, 0.7), frame=1)
+    static = merge_figure(
+        runner, CLIP, merged, equivalent_threshold(merged.similarity, 0.7), 1, lead="K = 0.7"
+    )
     assert png(static) == merging.picture.value
     dynamic = runner.run(CLIP, DyCoke(0.5, 0.9))
     assert png(attention_view(clip, dynamic, 6, 2, None)) == attention.picture.value

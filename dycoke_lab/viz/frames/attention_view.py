@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
+from collections.abc import Sequence
 
-from matplotlib.ticker import MaxNLocator
+import numpy as np
+import torch
 from PIL.Image import Image as Picture
 from torch import Tensor
 
-from dycoke_lab.viz.clip_runs import Clip, ClipRun
-from dycoke_lab.viz.frames.mosaic import mosaic
-from dycoke_lab.viz.frames.page import (
-    BOTTOM,
-    CHART,
-    LEFT,
-    POINTS,
-    RIGHT,
-    TOP,
-    WIDTH,
-    Page,
-    Plot,
-    heading,
-    small_plot,
-)
-from dycoke_lab.viz.frames.words import word_grid
+from dycoke_lab.viz.clip_runs import Clip, ClipRun, TokenStates, aim
+from dycoke_lab.viz.frames.mosaic import HALF, LOOKS, PER_ROW, layout, mosaic
+from dycoke_lab.viz.frames.page import LEFT, SMALL, Box, Page, as_picture, heading, to_bytes
+from dycoke_lab.viz.frames.words import MARKS, word_grid
 from dycoke_lab.viz.plots import INACTIVE, RETURNED, RIGHT_ANSWER
+
+KEY = 745  # pixels from the left, where the key begins
 
 
 def attention_view(clip: Clip, run: ClipRun, step: int, layer: int, head: int | None) -> Picture:
@@ -34,54 +24,96 @@ def attention_view(clip: Clip, run: ClipRun, step: int, layer: int, head: int | 
     head: None for the mean over heads.
     """
     step = min(step, len(run.words) - 1)
-    values = run.trace.attention[step][layer, :, 0]
-    values = values.mean(0) if head is None else values[head]
+    values = attention_of(run, step, layer, head)
     states = run.states(step)
+    place = layout(clip)
     active, inactive, returned, merged_away = (int(tokens.sum()) for tokens in states)
     counts = f"{active} active ({returned} just returned), {inactive} inactive, {merged_away} merged away"
-    page = heading(f"Step {step}: “{run.words[step]}”", f"visual tokens: {counts}")
-    boxes = [(clip.named(step), RIGHT_ANSWER), (clip.grid(states.returned), RETURNED)]
-    light = (values / (float(values.max()) or 1.0)).sqrt()  # else only the strongest token would be visible
-    white = clip.grid(states.inactive * 0.7 + states.merged_away * 1.0)
-    mosaic(page, (LEFT, TOP, RIGHT - 20, BOTTOM), clip, weight=clip.grid(light), white=white, boxes=boxes)
-    _key(page)
-    word_grid(page, (RIGHT, 104, WIDTH - 12, 284), run.words, clip.answer, step)
-    name = f"layer {layer}, {'mean over heads' if head is None else f'head {head}'}"
-    _chart(page, clip.grid(values).sum((1, 2)), clip.named(step).flatten(1).any(1), name)
+    shares = aim(clip, run, mean=head is None)[:, layer, head or 0]
+    page = heading(_title(run, step, layer, head, shares), counts, place.height, KEY - 25)
+    _key(page, bool(returned), bool(inactive), bool(merged_away))
+    light_frames(page, place.frames, clip, values, clip.named(step), states)
+    word_grid(page, place.below, run.words, clip.answer, step)
+    if place.left:
+        _step_bars(page, (LEFT, place.below[1], HALF - 30, place.below[3]), run.words, shares, step)
     return page.picture
 
 
-def _key(page: Page) -> None:
-    key = (
-        (RIGHT_ANSWER, "shows what this word names"),
-        (RETURNED, "just returned"),
-        (INACTIVE, "faded: inactive; white: merged away"),
+def attention_of(run: ClipRun, step: int, layer: int, head: int | None) -> Tensor:
+    """Return (visual,), the attention of one step in one layer; head: None for the mean over heads."""
+    values = run.trace.attention[step][layer, :, 0]
+    return values.mean(0) if head is None else values[head]
+
+
+def light_frames(
+    page: Page, box: Box, clip: Clip, values: Tensor, named: Tensor, states: TokenStates
+) -> None:
+    """Draw attention (visual,) as a colour over grey frames, with each frame's share of it.
+
+    The colours' scale is the root of attention: else only the strongest token would be visible.
+    """
+    light = (values / (float(values.max()) or 1.0)).sqrt()
+    per_frame = clip.grid(values).sum((1, 2))
+    mosaic(
+        page,
+        box,
+        clip,
+        light=clip.grid(light),
+        grey=True,
+        white=clip.grid(states.inactive * 0.6 + states.merged_away * 1.0),
+        boxes=[(named, RIGHT_ANSWER), (clip.grid(states.returned), RETURNED)],
+        shares=per_frame / max(float(per_frame.sum()), 1e-12),
+        per_row=PER_ROW,
     )
-    for number, (colour, text) in enumerate(key):
-        y = 22 + 30 * number
-        page.box((RIGHT, y - 9, RIGHT + 18, y + 9), INACTIVE if colour == INACTIVE else None, colour, 3)
-        page.text(RIGHT + 28, y, text)
 
 
-def _chart(page: Page, per_frame: Tensor, named: Tensor, name: str) -> None:
-    """Draw a bar a frame: its share of the attention; green where it shows what the word names."""
-    share = 100 * per_frame / max(float(per_frame.sum()), 1e-12)
-    axes = _frame_axes(len(share))
-    page.paste(RIGHT, CHART, axes.picture)
-    page.text(RIGHT + 62, CHART + 16, name)
-    for number, (value, here) in enumerate(zip(share.tolist(), named.tolist(), strict=True)):
-        left, top, right, floor = axes.x(number - 0.4), axes.y(value), axes.x(number + 0.4), axes.y(0)
-        bar = (RIGHT + left, CHART + top, RIGHT + right, CHART + floor)
-        page.box(bar, fill=RIGHT_ANSWER if here else "#999999")
+def colour_bar(page: Page, x: float, y: float, width: int) -> None:
+    """Draw the colours of attention, from none to the most that a token of this picture gets."""
+    shown = np.repeat(LOOKS[np.linspace(0, 255, width).astype(int)][None], 16, 0)
+    page.paste(x, y - 8, as_picture(to_bytes(shown)))
 
 
-@lru_cache(32)
-def _frame_axes(frames: int) -> Plot:
-    def draw(ax: Any) -> None:
-        ax.set(xlim=(-0.6, frames - 0.4), ylim=(0, 100))
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set_xlabel("frame (green: shows it)", fontsize=POINTS + 3)
-        ax.set_ylabel("attention, %", fontsize=POINTS + 3)
-        ax.grid(visible=False)
+def _title(run: ClipRun, step: int, layer: int, head: int | None, shares: Tensor) -> str:
+    who = f"layer {layer}, {'mean of heads' if head is None else f'head {head}'}"
+    word = MARKS.get(run.words[step], run.words[step])
+    found = "" if torch.isnan(shares[step]) else f": {100 * float(shares[step]):.0f} % on what it names"
+    return f"Step {step} “{word}”, {who}{found}"
 
-    return small_plot(draw)
+
+def _key(page: Page, returned: bool, inactive: bool, merged_away: bool) -> None:
+    colour_bar(page, KEY, 21, 60)
+    page.text(KEY + 70, 21, "attention")
+    page.box((KEY + 185, 12, KEY + 203, 30), outline=RIGHT_ANSWER, width=3)
+    page.text(KEY + 211, 21, "shows what the word names")
+    if returned:
+        page.box((KEY, 43, KEY + 18, 61), outline=RETURNED, width=3)
+        page.text(KEY + 26, 52, "just returned")
+    if inactive:
+        page.box((KEY + 185, 43, KEY + 203, 61), fill="#b5b0b8")
+        page.text(KEY + 211, 52, "inactive")
+    if merged_away:
+        page.box((KEY + 320, 43, KEY + 338, 61), fill="#ececec", outline=INACTIVE)
+        page.text(KEY + 346, 52, "merged away")
+
+
+def _step_bars(page: Page, box: Box, words: Sequence[str], shares: Tensor, step: int) -> None:
+    """Draw a bar for each word: how much of the attention on the video was on what it names."""
+    left, top, right, bottom = box
+    page.text(
+        left, top + 12, "attention on what each word names, % of that on the video", SMALL + 1, bold=True
+    )
+    floor, wide = bottom - 46, (right - left) / max(1, len(words))
+    for number, share in enumerate(shares.tolist()):
+        x = left + number * wide
+        here = (x + 2, floor - 116 * share, x + wide - 3, floor)
+        page.place((x, top + 24, x + wide, bottom), "step", number)
+        if number == step:
+            page.box((x, top + 26, x + wide, floor + 3), fill="#fff2cc")
+        if share == share:  # not NaN
+            page.box(here, fill=RIGHT_ANSWER)
+            page.text(x + wide / 2, here[1] - 9, f"{100 * share:.0f}", SMALL - 1, anchor="mm")
+        word = MARKS.get(words[number], words[number])
+        page.fitted(x + wide / 2, floor + 16, word, wide - 1, SMALL, anchor="mm", bold=number == step)
+    page.line([(left, floor), (right, floor)], "black", 1)
+    page.text(left, bottom - 10, "step", SMALL)
+    page.text(right, bottom - 10, f"0 to {len(words) - 1}; click a word to go there", SMALL, anchor="rm")

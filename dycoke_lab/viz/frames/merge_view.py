@@ -14,15 +14,11 @@ from torch import Tensor
 
 from dycoke_lab.methods.temporal_merging import Merged, references
 from dycoke_lab.viz.clip_runs import Clip
-from dycoke_lab.viz.frames.mosaic import enlarged, mosaic
+from dycoke_lab.viz.frames.mosaic import HALF, PER_ROW, enlarged, layout, mosaic
 from dycoke_lab.viz.frames.page import (
-    BOTTOM,
-    CHART,
     LEFT,
     POINTS,
-    RIGHT,
     SMALL,
-    TOP,
     Page,
     Plot,
     as_picture,
@@ -32,56 +28,68 @@ from dycoke_lab.viz.frames.page import (
 )
 from dycoke_lab.viz.plots import MERGED_AWAY, RETAINED
 
-SIZE = 192  # pixels of a frame shown large
+SIZE = 168  # pixels of a frame shown large
 
 
 def merge_view(clip: Clip, merged: Merged, threshold: float, frame: int, window: int, title: str) -> Picture:
     """Draw which tokens merging retains, one frame beside the one it is compared with, and all similarities
     with the threshold."""
-    page = heading(title, "White tokens are merged away: they repeat an earlier frame.")
+    place = layout(clip, whole=True)
+    about = "White tokens are merged away: they repeat an earlier frame. A click shows a frame large."
+    page = heading(title, about, place.height)
     gone = clip.grid(merged.into != torch.arange(len(merged.into)))
-    mosaic(page, (LEFT, TOP, RIGHT - 20, BOTTOM), clip, white=gone, chosen=frame)
-    _two_frames(page, clip, merged, gone, frame, references(len(clip.pixels), window)[frame])
+    mosaic(page, place.frames, clip, white=gone, chosen=frame, per_row=PER_ROW)
+    at = LEFT, place.below[1] + 26
+    _two_frames(page, at, clip, merged, gone, frame, references(len(clip.pixels), window)[frame])
     compared = ~merged.similarity.isnan()
     values, away = merged.similarity[compared].numpy(), gone.flatten(1)[compared].numpy()
-    _histogram(page, values, away, threshold)
+    _histogram(page, (HALF + 80, place.below[1] + 8), values, away, threshold)
     return page.picture
 
 
 def _two_frames(
-    page: Page, clip: Clip, merged: Merged, gone: Tensor, frame: int, reference: int | None
+    page: Page,
+    at: tuple[float, float],
+    clip: Clip,
+    merged: Merged,
+    gone: Tensor,
+    frame: int,
+    reference: int | None,
 ) -> None:
     """Draw a frame and its reference, with each token's similarity written on it where there is room."""
-    pictures = enlarged(clip, SIZE)
-    shown = ((RIGHT, reference, f"compared with {reference}"), (RIGHT + 232, frame, f"frame {frame}"))
+    pictures, (left, top) = enlarged(clip, SIZE), at
+    other = left + SIZE + 110
+    shown = ((left, reference, f"compared with {reference}"), (other, frame, f"frame {frame}"))
     for x, number, label in shown:
         if number is None:
-            page.text(x + SIZE / 2, TOP + 90, "first of its window:", anchor="mm")
-            page.text(x + SIZE / 2, TOP + 116, "retained whole", anchor="mm")
+            page.text(x + SIZE / 2, top + 70, "first of its", anchor="mm")
+            page.text(x + SIZE / 2, top + 94, "window: retained whole", anchor="mm")
             continue
-        page.text(x + SIZE / 2, TOP - 14, label, anchor="mm")
-        page.paste(x, TOP, as_picture(to_bytes(pictures[number])))
+        page.text(x + SIZE / 2, top - 14, label, anchor="mm")
+        page.paste(x, top, as_picture(to_bytes(pictures[number])))
         if number == frame and reference is not None and clip.side <= 6:
-            _similarities(page, x, merged.similarity[frame], gone[frame])
+            _similarities(page, (x, top), merged.similarity[frame], gone[frame])
 
 
-def _similarities(page: Page, x: float, similarity: Tensor, gone: Tensor) -> None:
-    side = len(gone)
+def _similarities(page: Page, at: tuple[float, float], similarity: Tensor, gone: Tensor) -> None:
+    side, (x, top) = len(gone), at
     for token, value in enumerate(similarity.tolist()):
         row, col = divmod(token, side)
         white = bool(gone[row, col])
-        across, down = x + (col + 0.5) * SIZE / side, TOP + (row + 0.5) * SIZE / side
-        digits, size, half = (4, SMALL, 23) if side <= 4 else (3, SMALL - 4, 15)
+        across, down = x + (col + 0.5) * SIZE / side, top + (row + 0.5) * SIZE / side
+        digits, size, half = (4, SMALL - 1, 20) if side <= 4 else (3, SMALL - 5, 13)
         page.box((across - half, down - 9, across + half, down + 10), fill="white" if white else RETAINED)
         text = f"{value:.{digits}f}".replace("0.", ".") if value < 1 - 0.5 * 0.1**digits else "1"
         page.text(across, down, text, size, colour="black" if white else "white", anchor="mm")
 
 
-def _histogram(page: Page, values: NDArray[Any], away: NDArray[Any], threshold: float) -> None:
+def _histogram(
+    page: Page, at: tuple[float, float], values: NDArray[Any], away: NDArray[Any], threshold: float
+) -> None:
     """Draw the similarities of retained and of merged tokens, stacked, and the threshold.
 
     values: (tokens,), cosines; away: (tokens,), boolean, merged away; threshold: a cosine."""
-    x, y = RIGHT, CHART
+    x, y = at
     low = min(0.9, float(np.floor(10 * values.min()) / 10)) if len(values) else 0.9
     axes = _similarity_axes(low, 2 * max(100, len(values)))
     page.paste(x, y, axes.picture)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.Image import Image as Picture
 
-WIDTH, HEIGHT = 1250, 480  # pixels; one size for all views, so that nothing jumps
+WIDTH, HEIGHT = 1250, 480  # pixels; views of frames are as high as their clip needs
 LARGE, MEDIUM, SMALL = 24, 19, 15  # pixels
 POINTS = 11  # text of axes
-# where frames and what stands beside them begin, and what they fill
-LEFT, RIGHT, TOP, BOTTOM = 12, 790, 84, 474
-CHART = 292  # where the small plot at the lower right begins
+LEFT, TOP = 12, 84  # where a view begins, and where what is below its heading does
+SMALL_PLOT = (460, 188)
 _DRAWING = Lock()  # matplotlib is not made for several threads
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -94,8 +93,8 @@ def _plot(width: int, height: int, draw: Callable[[Any], None], area: Box) -> Pl
 
 
 def small_plot(draw: Callable[[Any], None]) -> Plot:
-    """Return axes for the lower right corner, to be pasted at (RIGHT, CHART), with room for a title."""
-    return plot(WIDTH - RIGHT, HEIGHT - CHART, draw, (0.14, 0.34, 0.82, 0.48))
+    """Return small axes with room for a title."""
+    return plot(*SMALL_PLOT, draw, (0.14, 0.34, 0.82, 0.48))
 
 
 def to_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -108,12 +107,51 @@ def as_picture(pixels: NDArray[np.uint8]) -> Picture:
     return Image.fromarray(pixels).convert("RGB")
 
 
+class Place(NamedTuple):
+    """A part of a picture that can be clicked. what: "frame", "step", ...; number: which one."""
+
+    box: Box
+    what: str
+    number: int
+
+
+class Hit(NamedTuple):
+    """What was clicked, and where in it: across and down, 0 to 1."""
+
+    what: str
+    number: int
+    across: float
+    down: float
+
+
+def places(picture: Picture) -> list[Place]:
+    """Return the parts of a view that can be clicked."""
+    return list(picture.info.get("places", ()))
+
+
+def hit(found: Sequence[Place], x: float, y: float) -> Hit | None:
+    """Return what lies at a place, in pixels from the picture's left and top; None if nothing does."""
+    for (left, top, right, bottom), what, number in reversed(found):
+        if left <= x < right and top <= y < bottom:
+            return Hit(what, number, (x - left) / (right - left), (y - top) / (bottom - top))
+    return None
+
+
 class Page:
     """Hold a white picture to draw on. Places are pixels from its left and its top."""
 
-    def __init__(self) -> None:
-        self.picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    def __init__(self, height: int = HEIGHT) -> None:
+        self.picture = Image.new("RGB", (WIDTH, height), "white")
+        self.picture.info["places"] = self.places = []  # no file format writes them
         self.pen = ImageDraw.Draw(self.picture)
+
+    def place(self, box: Box, what: str, number: int) -> None:
+        """Note that a box can be clicked."""
+        self.places.append(Place(box, what, number))
+
+    def fitted(self, x: float, y: float, text: str, width: float, size: int = MEDIUM, **look: Any) -> None:
+        """Write a text, smaller if it would be wider than `width` pixels."""
+        self.text(x, y, text, fitting([text], width, size, look.get("bold", False)), **look)
 
     def text(
         self,
@@ -144,11 +182,18 @@ class Page:
         self.picture.paste(picture, (round(x), round(y)))
 
 
-def heading(title: str, about: str) -> Page:
-    """Return a page with a title, and a line below it."""
-    page = Page()
-    page.text(LEFT, 24, title, LARGE, bold=True)
-    page.text(LEFT, 58, about)
+def fitting(texts: Sequence[str], width: float, size: int = MEDIUM, bold: bool = False) -> int:
+    """Return the size, in pixels, at which all texts are at most `width` pixels wide; at most `size`."""
+    while size > 9 and any(font(size, bold).getlength(text) > width for text in texts):
+        size -= 1
+    return size
+
+
+def heading(title: str, about: str, height: int = HEIGHT, width: float = WIDTH - 2 * LEFT) -> Page:
+    """Return a page with a title, and a line below it, both at most `width` pixels wide."""
+    page = Page(height)
+    page.fitted(LEFT, 22, title, width, LARGE, bold=True)
+    page.fitted(LEFT, 52, about, width)
     return page
 
 

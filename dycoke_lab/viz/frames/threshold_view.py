@@ -31,12 +31,14 @@ def finder_view(
     at = curve[curve["threshold"] == threshold].set_index("method")["mean"]
     if by == "ratio":
         title = f"K = {merge:g}, P = {prune:g}: {100 * heat.loc[merge, prune]:.1f} % of {measure} right"
+        share = (1 - 0.75 * merge) * (1 - prune)
+        about = f"measured, dynamic, from_layer 3; box: about {share:.0%} of the tokens active"
     else:
         full = 100 * at.pop(FULL_ON_THE_REST)
         dynamic = f"{100 * at.iloc[0]:.1f} % with {at.index[0]}"
         title = f"threshold {threshold:g}: {full:.1f} % of {measure} right, {dynamic}"
-    share = (1 - 0.75 * merge) * (1 - prune)
-    page = heading(title, f"measured, dynamic, from_layer 3; box: about {share:.0%} of the tokens active")
+        about = "measured, with the full cache of the retained tokens"
+    page = heading(title, about)
     page.paste(0, TOP, axes[0].picture)
     page.paste(WIDTH / 2, TOP, axes[1].picture)
     x, y = heat.columns.get_loc(prune), heat.index.get_loc(merge)

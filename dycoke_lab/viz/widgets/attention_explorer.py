@@ -64,9 +64,11 @@ class AttentionExplorer(Panel):
         about = "Play, pause, or stop; the space bar presses"
         self.play = w.Play(**steps, interval=700, show_repeat=False, tooltip=about)
         w.jslink((self.play, "value"), (controls["step"], "value"))
-        ratios, attention = ["from_layer", "prune_ratio", "merge_ratio"], ["reselect_below", "layer", "head"]
-        rows = [["clip", "step"], ratios, attention]
-        super().__init__("Attention explorer", controls, rows, {"clip": [self.play]})
+        self.selected = w.HTML()  # how often was selected, beside the threshold that decides it
+        ratios = ["from_layer", "prune_ratio", "merge_ratio"]
+        rows = [["clip", "step"], ratios, ["reselect_below"], ["layer", "head"]]
+        extra = {"clip": [self.play], "reselect_below": [self.selected]}
+        super().__init__("Attention explorer", controls, rows, extra)
 
     def follow(self, name: str) -> None:
         if name == "clip":
@@ -117,3 +119,6 @@ class AttentionExplorer(Panel):
         last = len(self.run.words) - 1
         self.end("step", last)
         self.play.max = last
+        made = self.run.selections()
+        text = "no selection while decoding" if made is None else f"{made[0]} of {made[1]} selections made"
+        self.selected.value = f'<span class="dycoke-selected">{text}</span>'

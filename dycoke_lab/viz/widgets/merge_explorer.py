@@ -19,6 +19,13 @@ from dycoke_lab.viz.frames import merge_view
 from dycoke_lab.viz.plots import WRONG
 from dycoke_lab.viz.widgets.controls import call, clip_slider, merge_slider, neat, slider
 from dycoke_lab.viz.widgets.panel import Panel
+from dycoke_lab.viz.widgets.price import measured, price_text
+
+# fine where tokens begin to differ; below, few are left to merge
+THRESHOLDS = [
+    (f"{value:g}", value)
+    for value in (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, *(n / 10_000 for n in range(9_900, 10_001)))
+]
 
 
 class MergeExplorer(Panel):
@@ -30,13 +37,12 @@ class MergeExplorer(Panel):
         last = len(runner.clip(clip).pixels) - 1
         large = "The frame shown large, beside the one it is compared with."
         alike = "Merge away every token at least this similar (cosine) to its reference."
-        cosines = dict(value=1.0, min=0.0, max=1.0, step=0.0001, readout_format=".4f")
         windows = "Frames are merged within windows of this many; the paper's is 4."
         controls = {
             "clip": clip_slider(runner.names, clip),
             "frame": slider(w.IntSlider, "frame", large, value=1, min=0, max=last),
             "ratio": merge_slider(merge_ratio, step=0.01),
-            "threshold": slider(w.FloatSlider, "or: threshold", alike, **cosines),
+            "threshold": slider(w.SelectionSlider, "or: threshold", alike, options=THRESHOLDS, value=1.0),
             "window": slider(w.IntSlider, "window, frames", windows, value=4, min=2, max=8),
             "combine": w.ToggleButtons(
                 options=["drop", "average"],
@@ -47,9 +53,10 @@ class MergeExplorer(Panel):
             ),
         }
         threshold = equivalent_threshold(self._similarity(clip, 4), merge_ratio)
-        controls["threshold"].value = on_step(controls["threshold"], threshold)
-        rows = [["clip", "frame", "window"], ["ratio", "threshold", "combine"]]
-        super().__init__("Merge explorer", controls, rows)
+        controls["threshold"].value = at_or_below(threshold)
+        self.price = w.HTML()  # beside the two controls that it is of
+        rows = [["clip", "frame", "window"], ["ratio", "threshold"], ["combine"]]
+        super().__init__("Merge explorer", controls, rows, {"ratio": [self.price]})
 
     def _similarity(self, clip: str, window: int) -> Tensor:
         return temporal_merge(self.runner.clip(clip).features, 0.0, window).similarity
@@ -74,7 +81,7 @@ class MergeExplorer(Panel):
         similarity = self._similarity(self["clip"], self["window"])
         if self.leads == "ratio":
             value = equivalent_threshold(similarity, self["ratio"])
-            self.put(threshold=on_step(self.controls["threshold"], value))
+            self.put(threshold=at_or_below(value))
         else:
             self.put(ratio=on_step(self.controls["ratio"], equivalent_ratio(similarity, self["threshold"])))
 
@@ -94,6 +101,12 @@ class MergeExplorer(Panel):
         return call("TTM", **self._fields())
 
     def draw(self) -> Any:
+        found = measured("merge_ratio" if self.leads == "ratio" else "merge_threshold")
+        of = "K" if self.leads == "ratio" else "threshold"
+        text = price_text(found, self[self.leads])
+        self.price.value = (
+            f'<span class="dycoke-price">{of} {text} (constructed videos)</span>' if text else ""
+        )
         return self._picture(self.leads, self[self.leads], self["frame"])
 
     def upcoming(self) -> Any:
@@ -107,7 +120,8 @@ class MergeExplorer(Panel):
         merged = self._merge(clip, window, by, value)
         threshold = value if by == "threshold" else equivalent_threshold(merged.similarity, value)
         key = (clip, window, by, value, frame)
-        return key, lambda: merge_figure(self.runner, clip, merged, threshold, frame, window)
+        lead = f"K = {value:g}" if by == "ratio" else f"threshold {value:g}"
+        return key, lambda: merge_figure(self.runner, clip, merged, threshold, frame, window, lead)
 
     def ask(self) -> Any:
         name, settings = self["clip"], (compose("full"), self.compression())
@@ -136,13 +150,27 @@ def on_step(control: Any, value: float) -> float:
     return neat(min(max(control.min + steps * control.step, control.min), control.max))
 
 
+def at_or_below(threshold: float) -> float:
+    """Return the highest threshold of the slider that is not above this one."""
+    return max(value for _, value in THRESHOLDS if value <= max(threshold, 0.0))
+
+
 def merge_figure(
-    runner: ClipRunner, name: str, merged: Merged, threshold: float, frame: int, window: int = 4
+    runner: ClipRunner,
+    name: str,
+    merged: Merged,
+    threshold: float,
+    frame: int,
+    window: int = 4,
+    lead: str = "",
 ) -> Picture:
-    """Draw the explorer's picture; also the static one above it."""
+    """Draw the explorer's picture; also the static one above it. lead: the setting that the title begins
+    with, as "K = 0.7"."""
     saved = f"prefill FLOPs saved in a 7B: {100 * prefill_saved(merged.retained):.0f} %"
     share = f"{len(merged.kept)} of {len(merged.into)} tokens retained ({100 * merged.retained:.0f} %)"
-    return merge_view(runner.clip(name), merged, threshold, frame, window, f"{share}; {saved}")
+    return merge_view(
+        runner.clip(name), merged, threshold, frame, window, f"{lead}{': ' * bool(lead)}{share}; {saved}"
+    )
 
 
 def prefill_saved(retained: float, model: str = "llava-ov-7b", frames: int = 32) -> float:

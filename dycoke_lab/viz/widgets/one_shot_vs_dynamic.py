@@ -9,6 +9,7 @@ import ipywidgets as w
 from dycoke_lab.methods import METHODS, Compression, compose, label_of
 from dycoke_lab.viz.clip_runs import ClipRun, ClipRunner
 from dycoke_lab.viz.frames import compare_view
+from dycoke_lab.viz.widgets.compare_kept import pruning_label
 from dycoke_lab.viz.widgets.controls import (
     call,
     chooser,
@@ -90,7 +91,7 @@ class OneShotVsDynamic(Panel):
     def _picture(self, name: str, runs: list[ClipRun], step: int) -> Any:
         clip = self.runner.clip(name)
         step = min(step, len(clip.answer) - 1)
-        labelled = [(_label(run.compression), run) for run in runs]
+        labelled = [(pruning_label(run.compression), run) for run in runs]
         return (name, *(run.compression for run in runs), step), lambda: compare_view(clip, labelled, step)
 
     def ask(self) -> Any:
@@ -109,8 +110,3 @@ class OneShotVsDynamic(Panel):
 
 def _pair(method: str, merge: float, prune: float, layer: int) -> list[Compression]:
     return [compose(name, merge, prune, layer) for name in (method, "dynamic")]
-
-
-def _label(compression: Compression) -> str:
-    """Return the label of what prunes, without the merging."""
-    return label_of(compression.selector or compression.reducer or compression)

@@ -10,14 +10,18 @@ import html
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from threading import RLock
 from typing import Any
 
 import ipywidgets as w
 from PIL.Image import Image as Picture
 
-from dycoke_lab.viz.frames import png
+from dycoke_lab.viz.frames import places, png
+from dycoke_lab.viz.frames.page import Hit, Place, hit
 from dycoke_lab.viz.widgets.controls import copy_button
+from dycoke_lab.viz.widgets.page_side import CLICK, PAGE_SIDE, clicked_at
+from dycoke_lab.viz.widgets.saved_view import save_view
 
 PAUSE = 0.15  # seconds without a change before the model runs
 MOST_PICTURES = 300  # held in memory
@@ -88,12 +92,14 @@ class Panel(w.VBox):
         rows: list[list[str]],
         extra: dict[str, list[w.Widget]] | None = None,
     ) -> None:
-        self.controls = controls
+        self.title, self.controls = title, controls
         self.start = {name: control.value for name, control in controls.items()}
         self.ends = {name: control.max for name, control in controls.items() if hasattr(control, "max")}
         self.latest, self.quiet = Latest(), False
         self.lock = self.latest.lock  # one lock: whoever shows a result also sets controls
-        self.pictures: dict[Any, bytes] = {}
+        self.pictures: dict[Any, tuple[bytes, list[Place], tuple[int, int]]] = {}
+        self.places: list[Place] = []
+        self.size = (1, 1)
         size = w.Layout(width="100%", max_width="1500px", object_fit="contain", margin="0")
         self.picture = w.Image(format="png", layout=size)
         self.status, self.words, self.setting = w.HTML(), w.HTML(), w.HTML()
@@ -102,10 +108,16 @@ class Panel(w.VBox):
         reset.on_click(lambda _: self.reset())
         lines = [[*(controls[name] for name in row), *(extra or {}).get(row[0], [])] for row in rows]
         flow = w.Layout(flex_flow="row wrap", align_items="center")
-        boxes = [w.HBox(line, layout=flow) for line in lines]
-        foot = w.HBox([reset, self.setting, self.status], layout=flow)
-        heading = w.HTML(f"<b style='font-size:1.2em'>{html.escape(title)}</b>")
-        super().__init__([heading, *boxes, self.picture, self.words, foot])
+        box = w.HBox([control for line in lines for control in line], layout=flow)
+        about = "Write the picture and the setting to one HTML file, in the folder of this notebook"
+        keep = w.Button(description="Save this view", icon="save", tooltip=about)
+        keep.on_click(lambda _: self.save())
+        foot = w.HBox([reset, keep, self.setting, self.status], layout=flow)
+        heading = w.HTML(f"<b style='font-size:1.2em'>{html.escape(title)}</b>{PAGE_SIDE}")
+        self.click = w.Text(layout=w.Layout(display="none"))  # the page writes into it where was clicked
+        self.click.add_class(CLICK)
+        self.click.observe(lambda change: self._click(change["new"]), "value")
+        super().__init__([heading, box, self.picture, self.words, foot, self.click])
         self.add_class("dycoke-panel")
         self.picture._view_count = 0  # have the page count
         self.picture.observe(lambda change: self.refresh(), "_view_count")
@@ -183,16 +195,29 @@ class Panel(w.VBox):
     def show(self) -> None:
         """Draw the present setting, from memory if it was drawn before."""
         with self.lock:
-            picture = self.made(*self.draw())
+            picture, self.places, self.size = self.made(*self.draw())
             if self.picture.value != picture:
                 self.picture.value = picture
             self.setting.value = copy_button(self.code())
 
-    def made(self, key: Any, make: Callable[[], Picture]) -> bytes:
-        """Return the picture of a key, drawn now unless it is known."""
+    def _click(self, text: str) -> None:
+        at = clicked_at(text)
+        found = hit(self.places, at[0] * self.size[0], at[1] * self.size[1]) if at else None
+        if found is not None:
+            self.clicked(found)
+
+    def clicked(self, found: Hit) -> None:
+        """Answer to a click on the picture: a control of the name of what was clicked is set to it."""
+        control = self.controls.get(found.what)
+        if control is not None and found.number <= control.max:
+            control.value = found.number
+
+    def made(self, key: Any, make: Callable[[], Picture]) -> tuple[bytes, list[Place], tuple[int, int]]:
+        """Return the picture of a key, what of it can be clicked, and its size; drawn unless it is known."""
         picture = self.pictures.get(key)
         if picture is None:
-            picture = png(make())
+            drawn = make()
+            picture = png(drawn), places(drawn), drawn.size
             with self.lock:
                 while len(self.pictures) >= MOST_PICTURES:
                     self.pictures.pop(next(iter(self.pictures)))
@@ -230,6 +255,18 @@ class Panel(w.VBox):
         about = f'role="status" class="dycoke-status" data-busy="{str(busy).lower()}"'
         text = f"{'⏳' if busy else '✓'} {html.escape(text)}"
         self.status.value = f'<span {about} style="display:inline-block;min-width:14em">{text}</span>'
+
+    def save(self, folder: str | Path = ".") -> Path | None:
+        """Write the present view to an HTML file that needs nothing else, and say where; None: it failed."""
+        name = "".join(letter if letter.isalnum() else "-" for letter in self.title.strip("?").lower())
+        about = self.picture.value, self.code(), self.words.value
+        try:
+            path = save_view(Path(folder), name, self.title, *about).resolve()
+        except OSError as error:
+            self.say(f"not saved: {error}", False)
+            return None
+        self.say(f"saved as {path}", False)
+        return path
 
     def wait(self) -> None:
         """Wait until the newest model run has been shown; for scripts and tests."""

@@ -1,0 +1,140 @@
+"""Compare what 2 to 6 methods keep: the same clip, the same frames, the same step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as w
+
+from dycoke_lab.methods import METHODS, Compression, Merger, compose, label_of
+from dycoke_lab.viz.clip_runs import ClipRun, ClipRunner
+from dycoke_lab.viz.frames import kept_view
+from dycoke_lab.viz.frames.compare_view import scene_frames
+from dycoke_lab.viz.frames.kept_view import MOST
+from dycoke_lab.viz.widgets.controls import (
+    clip_slider,
+    layer_slider,
+    merge_slider,
+    neat,
+    prune_slider,
+    slider,
+)
+from dycoke_lab.viz.widgets.panel import Panel
+
+FIRST = ("last_query", "fastv", "random", "dynamic")
+
+
+class CompareKept(Panel):
+    """Kept tokens of 2 to 6 methods side by side on the same frames.
+
+    methods: names in `METHODS`. The frames follow the word: they begin with the scene that it names, until
+    the slider "frame" is moved.
+    """
+
+    def __init__(
+        self,
+        runner: ClipRunner,
+        clip: str,
+        methods: Sequence[str] = FIRST,
+        merge_ratio: float = 0.0,
+        prune_ratio: float = 0.9,
+        from_layer: int = 3,
+        step: int = 0,
+    ) -> None:
+        self.runner, self.shown = runner, clip
+        self.chosen = check(methods)
+        here = runner.clip(clip)
+        last = len(here.answer) - 1
+        names = [name for name, cls in METHODS.items() if not issubclass(cls, Merger) and name != "hindsight"]
+        options = [(label_of(name), name) for name in dict.fromkeys([*names, *methods])]
+        frames = dict(value=scene_frames(here, step)[0], min=0, max=len(here.pixels) - 1)
+        about = f"2 to {MOST} methods: hold Ctrl to choose several; with keys, Shift and an arrow."
+        controls = {
+            "clip": clip_slider(runner.names, clip),
+            "step": slider(w.IntSlider, "step", "The word being written.", value=step, min=0, max=last),
+            "prune_ratio": prune_slider(prune_ratio, least=0.05),
+            "merge_ratio": merge_slider(merge_ratio),
+            "from_layer": layer_slider(from_layer, runner.depth(clip)),
+            "frame": slider(w.IntSlider, "frame", "The first frame shown.", **frames),
+            "methods": w.SelectMultiple(
+                options=options,
+                value=self.chosen,
+                description="methods",
+                tooltip=about,
+                rows=4,
+                layout=w.Layout(width="360px"),
+                style={"description_width": "110px"},
+            ),
+        }
+        self.runs = self._run(clip, self.compressions_of(controls))
+        super().__init__("What do the methods keep?", controls, [list(controls)])
+
+    @staticmethod
+    def compressions_of(controls: dict[str, Any]) -> list[Compression]:
+        """Return the setting of these controls, a compression a method."""
+        merge, prune = neat(controls["merge_ratio"].value), neat(controls["prune_ratio"].value)
+        layer = controls["from_layer"].value
+        return [compose(name, merge, prune, layer) for name in controls["methods"].value]
+
+    def compressions(self) -> list[Compression]:
+        """Return the present setting, a compression a method."""
+        return self.compressions_of(self.controls)
+
+    def _run(self, name: str, compressions: list[Compression]) -> list[tuple[str, ClipRun]]:
+        runs = [self.runner.run(name, compression) for compression in compressions]
+        return [(pruning_label(run.compression), run) for run in runs]
+
+    def follow(self, name: str) -> None:
+        if name == "methods":
+            if 2 <= len(self["methods"]) <= MOST:
+                self.chosen = self["methods"]
+            else:
+                self.put(methods=self.chosen)  # too few or too many: as it was
+        clip = self.runner.clip(self["clip"])
+        if name == "clip":
+            self.end("from_layer", self.runner.depth(self["clip"]) - 1)
+            self.end("frame", len(clip.pixels) - 1)
+        if name in ("clip", "step"):
+            self.put(frame=scene_frames(clip, self["step"])[0])
+
+    def reset(self) -> None:
+        self.chosen = self.start["methods"]
+        super().reset()
+
+    def code(self) -> str:
+        names = ("merge_ratio", "prune_ratio", "from_layer", "step")
+        given = ", ".join(f"{name}={neat(self[name]):g}" for name in names)
+        return f"CompareKept(runner, {self['clip']!r}, {list(self['methods'])}, {given})"
+
+    def draw(self) -> Any:
+        clip, runs, step = self.runner.clip(self.shown), self.runs, self["step"]
+        frame = min(self["frame"], len(clip.pixels) - 1)
+        key = (self.shown, *(run.compression for _, run in runs), step, frame)
+        return key, lambda: kept_view(clip, runs, step, frame)
+
+    def ask(self) -> Any:
+        name, compressions = self["clip"], self.compressions()
+        if all(self.runner.known(name, compression) for compression in compressions):
+            self.take((name, self._run(name, compressions)))
+            return None
+        return lambda: (name, self._run(name, compressions)), self.take
+
+    def take(self, result: tuple[str, list[tuple[str, ClipRun]]]) -> None:
+        """Show these runs from now on."""
+        self.shown, self.runs = result
+        self.end("step", len(self.runner.clip(self.shown).answer) - 1)
+
+
+def check(methods: Sequence[str]) -> tuple[str, ...]:
+    """Return these methods' names. Raises ValueError for fewer than 2, more than 6, or unknown ones."""
+    if not 2 <= len(methods) <= MOST:
+        raise ValueError(f"methods={list(methods)!r} must be from 2 to {MOST} names")
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise ValueError(f"methods={unknown!r} must be of {', '.join(METHODS)}")
+    return tuple(methods)
+
+
+def pruning_label(compression: Compression) -> str:
+    """Return the label of what prunes, without the merging."""
+    return label_of(compression.selector or compression.reducer or compression)

@@ -1,0 +1,91 @@
+"""`make site`: the whole is built without a warning, loads nothing from elsewhere, and reads on a phone."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from dycoke_lab.results.folders import ROOT
+
+EXAMPLES = sorted(path for path in (ROOT / "dycoke_lab").rglob("*.py") if ">>> " in path.read_text())
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+FROM_ELSEWHERE = re.compile(
+    r"<(?:script|img|iframe|source|video)\b[^>]*\bsrc=\"?(?:https?:)?//|<link\b[^>]*\bhref=\"?(?:https?:)?//"
+    r"|url\([\"']?(?:https?:)?//|@import"
+)
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_in_docstrings_run(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted and not found.failed
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) >= 5
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, as `make site` makes it, but in another folder."""
+    (recipe,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "-m sphinx" in line]
+    folder = tmp_path_factory.mktemp("build")
+    recipe = recipe.replace("$(BIN)/python", sys.executable).replace("build/", f"{folder}/")
+    done = subprocess.run(recipe.split(), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr  # also of a warning, such as a link that leads nowhere
+    return folder / "site"
+
+
+@pytest.mark.slow
+def test_the_site_has_every_notebook_folded_and_loads_nothing_from_elsewhere(site):
+    contents = (site / "docs" / "index.html").read_text()
+    for path in NOTEBOOKS:
+        assert f"../notebooks/{path.stem}.html" in contents
+        page = (site / "notebooks" / f"{path.stem}.html").read_text()
+        assert page.count("<details") >= 2 and "<img " in page and "widget-view" not in page
+    loading = [path for path in site.rglob("*") if path.suffix in (".html", ".css")]
+    assert len(loading) > 20
+    for path in loading:
+        assert not FROM_ELSEWHERE.search(path.read_text()), path
+    assert (site / "index.html").exists()
+    assert 'id="term-drift"' in (site / "docs" / "glossary.html").read_text()
+    assert 'id="dycoke_lab.temporal_merge"' in (site / "docs" / "api" / "dycoke_lab.html").read_text()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_the_site_works_from_disk_at_two_widths(site, width, height):
+    from playwright.sync_api import sync_playwright
+
+    kept = ROOT / "build" / "browser"
+    kept.mkdir(parents=True, exist_ok=True)
+    names = ["docs/index", "README", "docs/glossary", "docs/api/methods"]
+    names += [f"notebooks/{path.stem}" for path in NOTEBOOKS]
+    asked: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.on("request", lambda request: asked.append(request.url))
+
+        def scrolls():
+            return page.evaluate("document.documentElement.scrollWidth")
+
+        for name in names:
+            page.goto(f"file://{site}/{name}.html")
+            assert scrolls() <= width, name
+            for figure in page.query_selector_all("article img")[:1]:
+                figure.click()
+                assert figure.bounding_box()["width"] > 800 and scrolls() <= width, name
+                figure.click()
+            page.screenshot(path=str(kept / f"site-{width}-{name.replace('/', '-')}.png"))
+        page.goto(f"file://{site}/search.html?q=drift")
+        page.wait_for_selector("#search-results a")
+        assert "Glossary" in page.inner_text("#search-results")
+        browser.close()
+    assert asked and all(url.startswith(("file:", "data:")) for url in asked)

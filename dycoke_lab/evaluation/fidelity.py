@@ -7,6 +7,7 @@ where it is given the reference so far at each step; and free, where it goes on 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,9 +231,10 @@ def class_from(place: str) -> tuple[str, type[Method]]:
     path, _, name = place.rpartition(":")
     if not path.endswith(".py") or not Path(path).is_file():
         raise ValueError(f"method={place!r}: {path or place} is no Python file; write file.py:Class")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    spec = importlib.util.spec_from_file_location(f"own_methods.{Path(path).stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
     found = getattr(module, name, None)
     if not (isinstance(found, type) and issubclass(found, Method)):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pandas as pd
 import torch
 
 from dycoke_lab.evaluation.metrics import differing
-from dycoke_lab.methods import Compression, Method
+from dycoke_lab.methods import Compression, DyCoke, Method
 from dycoke_lab.models import decoder_of
 from dycoke_lab.runtime.compat import CACHE
 from dycoke_lab.runtime.compressed_cache import cache_bytes
@@ -70,6 +72,22 @@ def answer_prompt(
     written = out.sequences[0, inputs["input_ids"].shape[1] :]
     text = processor.tokenizer.decode(written, skip_special_tokens=True).strip()
     return PromptResult(text, visual, retained, active, held, read, seconds)
+
+
+def over_ratios(
+    model: Any, processor: Any, inputs: Any, full: PromptResult, from_layer: int, max_new_tokens: int = 128,
+    merge: Iterable[float] = (0.0, 0.3, 0.5, 0.7), prune: Iterable[float] = (0.0, 0.5, 0.7, 0.9),
+) -> pd.DataFrame:  # fmt: skip
+    """Return a row for each K and P of DyCoke: words that differ from the full cache's, active tokens in % of
+    the video's, keys and values held, seconds."""
+    rows = []
+    for merge_ratio, prune_ratio in product(merge, prune):
+        setting = DyCoke(merge_ratio, prune_ratio, from_layer)
+        got = answer_prompt(model, processor, inputs, setting, max_new_tokens)
+        row = {"K": merge_ratio, "P": prune_ratio, "words that differ": differing(full.text, got.text)[0]}
+        row |= {"active, %": 100 * got.active / got.visual, "held, KB": got.held / 1000}
+        rows.append({**row, "seconds": got.seconds})
+    return pd.DataFrame(rows)
 
 
 def comparison(full: PromptResult, compressed: PromptResult, compression: Compression) -> str:

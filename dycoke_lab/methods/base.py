@@ -145,7 +145,7 @@ class Selector(_Pruning, ABC):
     scope: ClassVar[Literal["shared", "layer", "head"]] = "shared"
     window: ClassVar[int] = 1
     layers_below: ClassVar[int] = 1
-    inactive: Any = "evict"  # a field of the methods whose tokens can return: "device", "offload" or "evict"
+    inactive: Any = "device"  # where tokens that can return are meanwhile: "device", "offload" or "evict"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -73,7 +73,7 @@ build/audit/ready:
 # execute the committed notebooks in place
 notebooks: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
-		--ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb
+		--ExecutePreprocessor.store_widget_state=False notebooks/*.ipynb notebooks/appendix/*.ipynb
 
 # docs and notebooks, as they are committed, in build/site/index.html: opened from disk, loads nothing from elsewhere
 site: .venv/ready

@@ -11,9 +11,11 @@ import nbformat
 import pandas as pd
 import pytest
 
-from dycoke_lab.notebooks import NOTEBOOKS, lab_book, make_study
+from dycoke_lab.course import check
+from dycoke_lab.notebooks import NOTEBOOKS, execute, lab_book, make_study
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
+APPENDIX = sorted(NOTEBOOKS.glob("appendix/*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LOADS = r'<(?:script|img|link|iframe)\b[^>]* (?:src|href)="(?!data:)'  # a file of its own, or the network
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -40,8 +42,35 @@ def test_a_notebook_runs_quietly_and_leaves_figures(study, path):
     assert list(folder.glob(f"{path.stem.partition('_')[0]}-*.png"))
 
 
-@pytest.mark.data
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", APPENDIX, ids=lambda path: path.stem)
+def test_the_appendix_runs_quietly(path, tmp_path):
+    cells = nbformat.read(execute(path, tmp_path, 4), 4).cells
+    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    assert outputs and not [output for output in outputs if output.get("name") == "stderr"]
+
+
 @each_notebook
+def test_a_page_of_the_course_has_what_a_lecturer_expects(path):
+    cells = nbformat.read(path, 4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    number = path.stem.partition("_")[0]
+    assert text.startswith(f"# {number} ") and text.splitlines()[2].startswith("**")  # the question
+    for part in ("**You will be able to**", "**Takes**", "**Before this**", "## Exercises", "**In three"):
+        assert part in text, part
+    assert max(len(source.splitlines()) for source in code) <= 12
+    asked = next(n for n, source in enumerate(code) if "Guess(" in source)
+    told = next(n for n, source in enumerate(code) if ".answer(" in source)
+    assert asked < told
+    checks = re.findall(r"check\.(\w+)\(", "\n".join(code))
+    assert 2 <= len(set(checks)) <= 4 and all(callable(getattr(check, name)) for name in checks)
+    assert 2 <= len(re.findall(r"\((?:easy|medium|hard), \d+ minutes\)", text)) <= len(set(checks))
+    assert list((NOTEBOOKS / "solutions").glob(f"{number}_*.py"))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("path", [*PATHS, *APPENDIX], ids=lambda path: path.stem)
 def test_a_committed_notebook_shows_its_results(path):
     code = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code), "run it, and commit it with what it shows"

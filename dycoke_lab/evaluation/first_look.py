@@ -51,7 +51,8 @@ def look_again(
 def kinds_of_steps(scene: Tensor) -> list[str]:
     """Return, for each step of an answer, what separates it from the step before: "first", "same scene",
     "new scene", or "comma" for a step that names nothing. scene: (steps,), as a task has it."""
-    found, last = [], None
+    found: list[str] = []
+    last = None
     for number in scene.tolist():
         if number < 0:
             found.append("comma" if found else "first")

@@ -21,6 +21,7 @@ from dycoke_lab.methods import Compression
 from dycoke_lab.specimen.clips import world_of
 from dycoke_lab.specimen.specimens import specimen_named
 from dycoke_lab.viz.clip_runs import Clip, ClipRun, ClipRunner
+from dycoke_lab.viz.course_drift import naming_steps
 from dycoke_lab.viz.frames.mosaic import mosaic
 from dycoke_lab.viz.frames.page import HEIGHT, LARGE, LEFT, WIDTH, Page
 from dycoke_lab.viz.frames.words import word_grid
@@ -66,7 +67,7 @@ def hide_each_word(runner: ClipRunner, name: str) -> Tensor:
     """Hide the tokens that each word names, one word after the other, and decode again. Return (words, words)
     of bool: which words change; rows and columns are the words that name something."""
     clip, before = runner.clip(name), runner.run(name, Compression()).words
-    steps = [step for step in range(len(clip.answer) - 1) if clip.named(step).any()]
+    steps = naming_steps(clip)
     rows = []
     for step in steps:
         block = Block(tokens=clip.named(step).flatten().nonzero()[:, 0].tolist())
@@ -105,7 +106,7 @@ def own_and_others(table: pd.DataFrame) -> tuple[float, float]:
 def word_table(clip: Clip, changed: Tensor, title: str) -> Figure:
     """Draw which words change (columns) when the tokens that a word names are hidden (rows). changed: of
     `hide_each_word`."""
-    words = [clip.answer[step] for step in range(len(clip.answer) - 1) if clip.named(step).any()]
+    words = [clip.answer[step] for step in naming_steps(clip)]
     side = 0.36 * len(words) + 1.6
     figure, ax = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
     ax.imshow(changed.float(), cmap="rocket_r", vmin=0, vmax=1.1)
@@ -224,8 +225,8 @@ def heads_title(table: pd.DataFrame, name: str, from_layer: int) -> str:
     """Return what the heads from this layer on show: what is lost without one, and with only one."""
     above = table[table["layer"] >= from_layer]
     return (
-        f"{name}: without one head at most {above['hidden'].max():.0%} of the words change;\n"
-        f"with one head alone at least {above['alone'].min():.0%} do"
+        f"{name}, heads from layer {from_layer} on: hide one, and at most {above['hidden'].max():.0%} of the "
+        f"words change;\nleave only one, and at least {above['alone'].min():.0%} do"
     )
 
 

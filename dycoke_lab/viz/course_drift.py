@@ -90,13 +90,31 @@ def clip_aims(runner: ClipRunner, world: str) -> tuple[Tensor, Tensor]:
     by_head, by_mean = [], []
     for name in clip_names(world):
         clip, run = runner.clip(name), runner.run(name, Compression())
-        for step in range(min(len(clip.answer) - 1, len(run.words))):
-            named = clip.named(step).flatten()
-            if named.any():
-                attention = run.trace.attention[step][:, :, 0]
+        for step in naming_steps(clip):
+            if step < len(run.words):
+                named, attention = clip.named(step).flatten(), run.trace.attention[step][:, :, 0]
                 by_head.append(aim_of(attention, named))
                 by_mean.append(aim_of(attention.mean(1), named))
     return torch.stack(by_head).mean(0), torch.stack(by_mean).mean(0)
+
+
+def naming_steps(clip: Clip) -> list[int]:
+    """Return the steps whose right word names something in the clip."""
+    return [step for step in range(len(clip.answer) - 1) if clip.named(step).any()]
+
+
+def even_aim(clip: Clip) -> float:
+    """Return the aim that even attention would have, mean over the words of a clip."""
+    return float(torch.stack([clip.named(step).float().mean() for step in naming_steps(clip)]).mean())
+
+
+def clearest_step(clip: Clip, run: ClipRun, layer: int, head: int) -> int:
+    """Return the step at which a head aims best, of the steps whose word is right."""
+    right = [step for step in naming_steps(clip) if run.words[step : step + 1] == [clip.answer[step]]]
+    aims = [
+        float(aim_of(run.trace.attention[step][layer, head, 0], clip.named(step).flatten())) for step in right
+    ]
+    return right[int(np.argmax(aims))]
 
 
 def mean_or_best(by_head: Tensor, by_mean: Tensor, title: str) -> Figure:

@@ -11,6 +11,9 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from dycoke_lab.course import check
+from dycoke_lab.evaluation.blocking import aim_of
+from dycoke_lab.methods import Compression
+from dycoke_lab.viz.clip_runs import ClipRunner
 from dycoke_lab.viz.course_block import (
     changed_words,
     heads_text,
@@ -20,7 +23,14 @@ from dycoke_lab.viz.course_block import (
     spills,
     used_ranks,
 )
-from dycoke_lab.viz.course_drift import correlation_of_walk, unread_table
+from dycoke_lab.viz.course_drift import (
+    clearest_step,
+    clip_aims,
+    correlation_of_walk,
+    even_aim,
+    naming_steps,
+    unread_table,
+)
 
 SOLUTIONS = Path(__file__).resolve().parents[2] / "notebooks" / "solutions"
 
@@ -159,4 +169,18 @@ def test_what_the_page_on_hiding_says():
     assert (
         "head 3 of layer 0 is missed most (30% of the words" in text and "is -1.00 if one head alone" in text
     )
-    assert heads_title(heads, "one", 1).endswith("with one head alone at least 40% do")
+    assert heads_title(heads, "one", 1).endswith("leave only one, and at least 40% do")
+
+
+def test_steps_and_heads_of_a_clip():
+    runner = ClipRunner(0)
+    clip, run = runner.clip("constructed-2-scenes.mp4"), runner.run("constructed-2-scenes.mp4", Compression())
+    assert naming_steps(clip) == [0, 1, 2, 3, 5, 6, 7, 8]
+    by_head, by_mean = clip_aims(runner, "constructed")
+    assert by_head.shape == (6, 4) and (by_mean <= by_head.amax(1) + 1e-6).all()
+    assert even_aim(clip) < by_head.max()
+    best = clearest_step(clip, run, 3, 0)
+    aims = [
+        float(aim_of(run.trace.attention[s][3, 0, 0], clip.named(s).flatten())) for s in naming_steps(clip)
+    ]
+    assert run.words[best] == clip.answer[best] and max(aims) == aims[naming_steps(clip).index(best)]

@@ -74,7 +74,9 @@ class World:
         """Decode under a method; None is the full cache. Raises what the method raises."""
         if kind is not None and issubclass(kind, Merger):
             raise TypeError(f"{kind.__name__} is a Merger: what is ranked prunes (Selector, PrefillReducer)")
-        method = kind and kind(prune_ratio=self.prune_ratio, from_layer=self.layer)  # type: ignore[call-arg]
+        method: Method | None = None
+        if kind is not None:
+            method = kind(prune_ratio=self.prune_ratio, from_layer=self.layer)  # type: ignore[call-arg]
         if not isinstance(method, PrefillReducer):
             with self.shared.start(method) as shared:
                 return self._decode(shared, self.shared.logits)

@@ -6,11 +6,12 @@ Points are of words right in descriptions, lost against the full cache without m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import pandas as pd
 
-from dycoke_lab.evaluation.evidence import PAPER_LAYER, chosen_layers, names_in
+from dycoke_lab.evaluation.evidence import PAPER_LAYER, chosen_layers, names_in, own_layers
 from dycoke_lab.evaluation.settings import EvaluationConfig
 from dycoke_lab.evaluation.tables import means
 from dycoke_lab.results.folders import DIAGNOSES, EVIDENCE
@@ -97,28 +98,41 @@ def leads(name: str = "footage") -> pd.DataFrame:
 
 
 def verdicts(name: str = "footage") -> pd.DataFrame:
-    """Return the protocol's bars (1), (2) and (4): what was asked, at which L it holds in all seeds, and
-    what was found there. An L counts if there is something left to read in all seeds."""
-    table, layer = leads(name), chosen_layers()[name]
-    counts = (table["left"] > LEFT_TO_READ).groupby("from_layer").all()
-    ahead = (table[[f"lead, P = {ratio:g}" for ratio in PRUNE]] > 0).all(axis=1).groupby("from_layer").all()
-    near = (table["lost, P = 0.7"] <= MOST_LOST).groupby("from_layer").all()
-    least = table["left"].groupby("from_layer").min()
-    rows = [
-        ("(1) a choice at each step is ahead of every other, P = 0.7 and 0.9", ahead & counts, None),
-        (f"(2) it loses at most {MOST_LOST:g} point, P = 0.7", near & counts, None),
-        (f"(4) the same as (1) at the L that `diagnose` chose, L = {layer}", ahead & counts, layer),
-        (f"(4) the same as (1) at the paper's L = {PAPER_LAYER}", ahead & counts, PAPER_LAYER),
-    ]
-    found = []
-    for asked, holds, at in rows:
-        where = [number for number in holds.index[holds] if at in (None, number)]
-        said = f"at L = {', '.join(map(str, where))}" if where else "at no L"
-        if at is not None:
-            lead = table.loc[at, [f"lead, P = {ratio:g}" for ratio in PRUNE]].to_numpy().min()
-            said = f"smallest lead {lead:+.1f} points, of {least[at]:.1f} that could be lost there"
-        found.append({"asked": asked, "holds": "yes" if where else "no", "found": said})
-    return pd.DataFrame(found).assign(specimen=name)
+    """Return the protocol's bars (1), (2) and (4): what was asked, where and how it was `found`, whether
+    it `holds` with all seeds. An L counts where there is something left to read. (1) and (2) are read in
+    two ways: at one L for all seeds, and at an L of each seed's own."""
+    table, own = leads(name), own_layers(name)
+    lead = table[[f"lead, P = {ratio:g}" for ratio in PRUNE]].min(axis=1)
+    counts = table["left"] > LEFT_TO_READ
+    bars = {
+        "(1) a choice at each step is ahead of every other, P = 0.7 and 0.9": counts & (lead > 0),
+        f"(2) it loses at most {MOST_LOST:g} point, P = 0.7": counts & (table["lost, P = 0.7"] <= MOST_LOST),
+    }
+    rows = []
+    for asked, holds in bars.items():
+        each = holds.unstack("seed")
+        rows.append(
+            (asked, "one L for all seeds", _numbers(each.index[each.all(axis=1)]), each.all(axis=1).any())
+        )
+        if len(own) > 1:
+            found = "; ".join(f"seed {seed}: {_numbers(each.index[each[seed]])}" for seed in each)
+            rows.append((asked, "an L of each seed's own", found, each.any(axis=0).all()))
+    for asked, at in (
+        ("(4) the same as (1) at the L that `diagnose` chose", own),
+        ("(4) the same as (1) at the paper's L", dict.fromkeys(own, PAPER_LAYER)),
+    ):
+        places = [(layer, seed) for seed, layer in at.items()]
+        found = "; ".join(f"{lead[place]:+.1f} of {table['left'][place]:.1f} points" for place in places)
+        where = ", ".join(map(str, dict.fromkeys(at.values())))
+        rows.append((asked, f"L = {where}", found, all(bars[next(iter(bars))][place] for place in places)))
+    wide = pd.DataFrame(rows, columns=["asked", "at which L", "found", "holds"])
+    wide.insert(0, "specimen", name)
+    return wide.assign(holds=["yes" if holds else "no" for holds in wide["holds"]])
+
+
+def _numbers(layers: Iterable[int]) -> str:
+    numbers = ", ".join(map(str, layers))
+    return f"L = {numbers}" if numbers else "no L"
 
 
 def layer_vote_leads(name: str = "footage") -> pd.DataFrame:

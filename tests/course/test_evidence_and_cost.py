@@ -306,10 +306,12 @@ def test_the_bytes_of_selecting_are_those_of_the_model_of_the_cost():
 
 @pytest.mark.data
 def test_the_verdicts_are_what_the_losses_say():
-    from dycoke_lab.evaluation import evidence, tables, verdicts
+    from dycoke_lab.evaluation import tables, verdicts
+    from dycoke_lab.evaluation.grids import read_grid
+    from dycoke_lab.results import EVIDENCE
 
-    rows = evidence.unmerged(evidence.load_evidence(), "footage")
-    rows = rows[rows["seed"] == 0]
+    rows = tables.counted(read_grid(EVIDENCE / "footage" / "seed-0"))
+    rows = rows[(rows["question"] == "describe") & (rows["merge_ratio"] == 0)]
     slow = tables.losses(rows).set_index(["from_layer", "prune_ratio", "method"])["loss"] * 100
     fast = verdicts.points_lost("footage")
     fast = fast[(fast["seed"] == 0) & (fast["merge_ratio"] == 0) & (fast["method"] != "full")]

@@ -98,7 +98,13 @@ class Panel:
         return self.image.get_attribute("src")
 
     def picture(self):
-        return np.asarray(Image.open(io.BytesIO(self.image.screenshot())).convert("RGB"), int)
+        """Return the pixels that the page has got; a screenshot's would depend on how far it is scrolled."""
+        found = self.image.evaluate(
+            """async image => {
+                const bytes = new Uint8Array(await (await fetch(image.src)).arrayBuffer());
+                return Array.from(bytes, byte => String.fromCharCode(byte)).join('') }"""
+        )
+        return np.asarray(Image.open(io.BytesIO(found.encode("latin-1"))).convert("RGB"), int)
 
     def code(self):
         return self.panel.locator("code").inner_text()

@@ -113,7 +113,7 @@ def test_one_shot_against_dynamic(lab, browser, size):
     panel.panel.get_by_text("Reset").click()
     panel.settled()
     assert (panel.picture() == before).all()
-    report(f"one-shot against dynamic, word, {size}", [panel.press("step", "ArrowRight") for _ in range(6)])
+    report(f"one-shot against dynamic, word, {size}", [panel.press("step", "ArrowLeft") for _ in range(6)])
     notebook.assert_no_errors()
     notebook.close()
 

@@ -167,7 +167,8 @@ class Panel:
         self.page.wait_for_timeout(100)
         self.settled()
         assert (self.source(), self.code()) != before, f"dragging “{label}” did nothing"
-        assert self.source() != before[0] or not picture, f"dragging “{label}” changed no picture"
+        said = self.panel.locator(".dycoke-status").inner_text()
+        assert self.source() != before[0] or not picture, f"dragging “{label}” changed no picture: {said}"
 
     def click(self, box, size):
         """Click into the middle of a part of the picture by the mouse; milliseconds until another is shown.

@@ -209,4 +209,4 @@ def _interval(parts: list[Any], draws: int = 2000) -> tuple[float, float, float]
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         raise SystemExit("usage: python -m dycoke_lab.course.leaderboard FOLDER")
-    print(rank(Path(sys.argv[1])).round(1).fillna("").to_string(index=False))
+    print(rank(Path(sys.argv[1])).round(1).to_string(index=False, na_rep=""))

@@ -38,7 +38,8 @@ def motions(world: World, seed: int = 5, frames: int = 8) -> Figure:
             plots.show_frame(ax, video.pixels[0, number], outline=written[number])
         for ax in row[len(video.pixels[0]) :]:
             ax.axis("off")
-        row[0].set_title(f"{motion}: “{answer}”", fontsize=11, loc="left").set_in_layout(False)
+        said = row[0].text(0, 1.06, f"{motion}: “{answer}”", transform=row[0].transAxes, fontsize=11)
+        said.set_in_layout(False)  # or its width would be kept free above the first frame alone
     figure.get_layout_engine().set(h_pad=0.17)  # type: ignore[union-attr, call-arg]
     title = "footage: scans of digits over photographs; the words name three digits a scene"
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")

@@ -13,7 +13,7 @@ from dycoke_lab.methods import Selector
 
 __all__ = ["beats_fastv", "every_second", "running_sum"]
 
-LEAD = 2.0  # points, to beat FastV by; the same choice after the prefill is half a point ahead
+LEAD = 2.0  # points to beat FastV by: its own choice, made after the prefill, differs by less or is behind
 
 
 def every_second(yours: Any) -> bool:

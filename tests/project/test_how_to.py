@@ -59,10 +59,20 @@ def test_the_readmes_example_runs(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_how_tos_grid_runs(monkeypatch, tmp_path, capsys):
-    (example,) = blocks("docs/how-to.md")
+    (example,) = [block for block in blocks("docs/how-to.md") if "Block" not in block]
     monkeypatch.chdir(tmp_path)
     exec(example, {"__name__": "__main__"})
     assert "last_query" in capsys.readouterr().out
+
+
+def test_the_how_tos_block_changes_words(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (example,) = [block for block in blocks("docs/how-to.md") if "Block" in block]
+    space: dict[str, Any] = {}
+    exec(blocks("README.md")[0], space)
+    whole = space["model"].generate(**space["inputs"])
+    exec(example, space)
+    assert (space["without"] != whole).any()
 
 
 def test_the_methods_page_runs(monkeypatch, capsys):

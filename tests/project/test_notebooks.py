@@ -147,8 +147,5 @@ def test_notebook_09_runs_on_every_family_with_one_line_changed(family, tmp_path
     assert type(space["model"]) is type(model)
     table = pd.read_csv(tmp_path / "09-settings.csv")
     assert len(table) == 16 and table["active, %"].min() < 10
-    assert {path.stem for path in tmp_path.glob("09-*.png")} == {
-        "09-steps-by-frames",
-        "09-kept",
-        "09-settings",
-    }
+    drawn = {path.stem for path in tmp_path.glob("09-*.png")}
+    assert {"09-steps-by-frames", "09-kept", "09-settings"} <= drawn

@@ -23,6 +23,7 @@ exclude_patterns = ["**/.*", "build", "runs", "dycoke_lab", "tests"]
 
 myst_enable_extensions = ["attrs_block", "deflist"]
 myst_heading_anchors = 3
+nb_render_markdown_format = "gfm"  # tables in outputs
 nb_execution_mode = "off"  # what was committed is shown
 nb_mime_priority_overrides = [("*", "application/vnd.jupyter.widget-view+json", None)]  # needs a kernel
 nb_ipywidgets_js: dict = {}  # from elsewhere, otherwise

@@ -1,7 +1,7 @@
 """Compressed models for lmms-eval, to measure accuracy on public benchmarks: `lmms-eval --model dycoke`.
 
 lmms-eval finds it by this package's entry point `lmms_eval.models`. It is an optional extra with pins of its
-own: notebook 09 has the commands, and what was tested. Its published interface is that of lmms-eval 0.7.
+own: the notebook appendix/every_setting_on_footage has the commands, and what was tested. Its published interface is that of lmms-eval 0.7.
 """
 
 from __future__ import annotations

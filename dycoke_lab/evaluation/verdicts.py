@@ -118,7 +118,7 @@ def verdicts(name: str = "footage") -> pd.DataFrame:
             found = "; ".join(f"seed {seed}: {_numbers(each.index[each[seed]])}" for seed in each)
             rows.append((asked, "an L of each seed's own", found, each.any(axis=0).all()))
     for asked, at in (
-        ("(4) the same as (1) at the L that `diagnose` chose", own),
+        ("(4) the same as (1) at the L that diagnose chose", own),
         ("(4) the same as (1) at the paper's L", dict.fromkeys(own, PAPER_LAYER)),
     ):
         places = [(layer, seed) for seed, layer in at.items()]

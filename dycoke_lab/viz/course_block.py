@@ -226,7 +226,8 @@ def heads_title(table: pd.DataFrame, name: str, from_layer: int) -> str:
     above = table[table["layer"] >= from_layer]
     return (
         f"{name}, heads from layer {from_layer} on: hide one, and at most {above['hidden'].max():.0%} of the "
-        f"words change;\nleave only one, and at least {above['alone'].min():.0%} do"
+        f"words change\n(of all heads: {table['hidden'].max():.0%}); leave only one, and at least "
+        f"{above['alone'].min():.0%} do"
     )
 
 

@@ -74,17 +74,21 @@ def what_breaks(table: pd.DataFrame, title: str) -> Figure:
     """Draw points lost as bars, a dot for each seed. table: columns setting, seed, lost; in order."""
     names = list(dict.fromkeys(table["setting"]))
     figure, ax = plt.subplots(figsize=(9.5, 0.5 * len(names) + 1.5), layout="constrained")
+    labels = []
     for place, name in enumerate(names):
         lost = table[table["setting"] == name]["lost"]
+        labels.append(f"{name}: {lost.mean():.1f}")
         ax.barh(
             place, lost.mean(), 0.66, color=colour_of("last_query" if "one choice" in name else "dynamic")
         )
         ax.plot(lost, [place] * len(lost), "o", color="0.15", markersize=5)
-        ax.annotate(f"  {lost.mean():.1f}", (lost.max(), place), va="center", fontsize=11)
-    ax.set_yticks(range(len(names)), names)
+    ax.set_yticks(range(len(names)), labels)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.set(xlabel="points of words lost (dots: specimens)", xlim=(0, 1.12 * table["lost"].max()))
+    ax.set(
+        xlabel="points of words lost (bars and numbers: mean; dots: specimens)",
+        xlim=(0, 1.04 * table["lost"].max()),
+    )
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
 

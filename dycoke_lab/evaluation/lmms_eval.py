@@ -1,7 +1,8 @@
 """Compressed models for lmms-eval, to measure accuracy on public benchmarks: `lmms-eval --model dycoke`.
 
 lmms-eval finds it by this package's entry point `lmms_eval.models`. It is an optional extra with pins of its
-own: the notebook appendix/every_setting_on_footage has the commands, and what was tested. Its published interface is that of lmms-eval 0.7.
+own: notebooks/appendix/every_setting_on_footage has the commands, and what was tested. Its published
+interface is that of lmms-eval 0.7.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def merge(
         earlier = f - 1 if place % 2 == 0 else f - 2
         close = {t: cosine(values[f][t], values[earlier][t]) for t in range(tokens)}
         if threshold is not None:
-            gone = {t for t in close if close[t] >= threshold}
+            gone = {t for t in close if close[t] >= threshold - 1e-6}  # as `temporal_merge` says
         else:
             kept = math.floor((1 - (ratio or 0)) * tokens + 0.5 + 1e-9)
             gone = set(sorted(close, key=lambda t: (-close[t], t))[: tokens - kept])

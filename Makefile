@@ -2,7 +2,7 @@
 PYTHON ?= $(shell for version in 3.11 3.12 3.13; do python$$version -c 'import ensurepip' 2>/dev/null && echo python$$version && break; done)
 BIN := .venv/bin
 TRANSFORMERS := $(shell grep '^transformers==' requirements.lock)
-LAB := JUPYTER_CONFIG_PATH=$(CURDIR)/docs/teaching/jupyterlab JUPYTERLAB_WORKSPACES_DIR=$(CURDIR)/build/jupyterlab
+LAB := JUPYTERLAB_SETTINGS_DIR=$(CURDIR)/build/jupyterlab/settings JUPYTERLAB_WORKSPACES_DIR=$(CURDIR)/build/jupyterlab
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
@@ -89,7 +89,7 @@ lab: .venv/ready build/jupyterlab/ready
 	$(LAB) $(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) notebooks
 
 build/jupyterlab/ready: | .venv/ready
-	mkdir -p $(@D)
+	mkdir -p $(@D) && cp -r docs/teaching/jupyterlab/settings $(@D)
 	$(LAB) $(BIN)/jupyter lab workspaces import docs/teaching/jupyterlab/workspace.json
 	touch $@
 

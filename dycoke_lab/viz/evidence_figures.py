@@ -124,10 +124,10 @@ def reselections(table: pd.DataFrame, layer: int, name: str = "footage") -> Figu
             if place[0] - labelled > 5:  # where there is room
                 labelled = place[0]
                 name = "never again" if row["reselect_below"] < 0 else f"{row['reselect_below']:g}"
-                look = dict(textcoords="offset points", fontsize=9, color=colour)
+                look: dict[str, Any] = dict(textcoords="offset points", fontsize=9, color=colour)
                 first = row["reselect_below"] < 0  # at the plot's left end, below its line
-                where = dict(xytext=(8, -10), ha="left") if first else dict(xytext=(0, 8), ha="center")
-                ax.annotate(name, place, **look, **where)
+                look |= dict(xytext=(8, -10), ha="left") if first else dict(xytext=(0, 8), ha="center")
+                ax.annotate(name, place, **look)
         last = rows.iloc[-1]
         ends.append((100 * last["mean"], f"P = {ratio:g}", colour, 100 * last["selections"]))
     _label_ends(ax, ends, 3)

@@ -102,8 +102,12 @@ class SharedPrefill:
             yield cache
 
     def greedy(self, selector: Method | None, steps: int, observers: Any = None) -> Tensor:
-        """Return the tokens that greedy decoding writes, (batch, steps): what `generate` would, without
-        stopping at an end token. observers: a context to enter meanwhile."""
+        """Return the tokens that greedy decoding writes, (batch, steps), by calls of the model one after
+        another, without stopping at an end token. observers: a context to enter meanwhile.
+
+        `generate` writes the same, but on Qwen2.5-VL where a video's time reaches beyond the side of its
+        frames: transformers 5.23 counts an answer's positions in two ways there.
+        """
         return self._decode(selector, steps, None, observers)[0]
 
     def forced(self, selector: Method | None, answer: Tensor, observers: Any = None) -> Tensor:

@@ -59,7 +59,7 @@ def pack(videos: Videos, specimen: Specimen, positions: Tensor, generator: torch
         mask[start : start + len(q) + len(r), n:start] = -1e4
         start += len(q) + len(r)
         question = torch.arange(after, after + len(q))
-        begins = max(last, int(question[-1])) + 1  # as calls of the model count on, from the greatest position
+        begins = max(last, int(question[-1])) + 1  # as calls count on: from the greatest position
         both = torch.cat([question, torch.arange(begins, begins + len(r))])
         places.append(both.expand(len(positions), -1))
     parts = world.ask("describe", world.shown(videos)[0], 0, 0, 0).parts

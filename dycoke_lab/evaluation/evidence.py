@@ -18,7 +18,7 @@ from dycoke_lab.specimen.specimens import specimen_named
 
 PAPER_LAYER = 3
 LAYER_METHODS = ("full", "dynamic", "layer_vote", "hindsight", "last_query", "uniform", "keep_none")
-README_METHODS = ("full", "dynamic", "layer_vote", "hindsight", "last_query", "uniform", "keep_none")
+README_METHODS = ("full", "dynamic", "hindsight", "last_query", "uniform", "keep_none")
 
 
 def names_in(folder: object = EVIDENCE) -> list[str]:
@@ -146,33 +146,26 @@ def predicted_losses(by_motion: bool = False) -> pd.DataFrame:
 
 def readme_table(prune_ratio: float = 0.9) -> str:
     """Return the README's table, as Markdown: words right in descriptions without merging, the mean of the
-    seeds (lowest to highest), at the paper's L and at those that were chosen on validation videos."""
+    seeds (lowest-highest), at the paper's L and at the one that was chosen on validation videos."""
     evidence = load_evidence()
     evidence = evidence[(evidence["question"] == "describe") & (evidence["merge_ratio"] == 0)]
-    columns: list[tuple[str, str, dict[int, int]]] = []
-    for name in names_in():
-        own = own_layers(name)
-        columns.append((name, f"L = {PAPER_LAYER}", dict.fromkeys(own, PAPER_LAYER)))
-        if (layer := chosen_layers()[name]) != PAPER_LAYER:
-            columns.append((name, f"L = {layer}", dict.fromkeys(own, layer)))
-        if set(own.values()) != {layer}:
-            columns.append((name, f"own L: {', '.join(map(str, own.values()))}", own))
+    columns = [
+        ("constructed", PAPER_LAYER),
+        ("footage", PAPER_LAYER),
+        ("footage", chosen_layers()["footage"]),
+    ]
     lines = [
-        "| words right, % | "
-        + " | ".join(f"{name} (n = {len(own)}), {about}" for name, about, own in columns)
-        + " |",
+        "| words right, % | " + " | ".join(f"{name}, L={layer}" for name, layer in columns) + " |",
         "|---|" + "---|" * len(columns),
     ]
     for method in README_METHODS:
         cells = []
-        for name, _, layers in columns:
+        for name, layer in columns:
             rows = evidence[(evidence["specimen"] == name) & (evidence["method"] == method)]
             if method != "full":
-                at = rows["from_layer"] == rows["seed"].map(layers)
-                rows = rows[at & (rows["prune_ratio"] == prune_ratio)]
+                rows = rows[(rows["from_layer"] == layer) & (rows["prune_ratio"] == prune_ratio)]
             found = 100 * means(rows, ["seed"])
-            spread = f" ({found.min():.1f} to {found.max():.1f})" if len(found) > 1 else ""
-            cells.append(f"{found.mean():.1f}{spread}" if len(found) else "")
+            cells.append(f"{found.mean():.1f} ({found.min():.1f}-{found.max():.1f})")
         label = f"**{label_of(method)}**" if method == "dynamic" else label_of(method)
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -28,12 +28,13 @@ def right(name, seed, **wanted):
 WANTED = dict(question="describe", merge_ratio=0.0, prune_ratio=0.9, method="dynamic")
 
 
-def test_the_readmes_cells_are_plain_sums():
+@pytest.mark.parametrize(("specimen", "layer"), [("constructed", 3), ("footage", 3), ("footage", 8)])
+def test_the_readmes_cells_are_plain_sums(specimen, layer):
     lines = [line.strip("| ").split(" | ") for line in evidence.readme_table().splitlines()]
-    column = lines[0].index("constructed (n = 3), L = 3")
+    column = lines[0].index(f"{specimen}, L={layer}")
     cell = next(line for line in lines if "dynamic" in line[0])[column]
     shown = [float(number) for number in re.findall(r"\d+\.\d", cell)]
-    seeds = [100 * right("constructed", seed, from_layer=3, **WANTED) for seed in range(3)]
+    seeds = [100 * right(specimen, seed, from_layer=layer, **WANTED) for seed in range(3)]
     assert shown == [round(value, 1) for value in (sum(seeds) / 3, min(seeds), max(seeds))]
 
 

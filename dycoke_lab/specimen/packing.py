@@ -53,15 +53,12 @@ def pack(videos: Videos, specimen: Specimen, positions: Tensor, generator: torch
     targets = torch.tensor([[t for q, r in row for t in (*[-100] * (len(q) - 1), *r, -100)] for row in rows])
     length = together.shape[1]
     mask = torch.full((length, length), -1e4).triu(1)
-    after, last = int(positions[:, -1].max()) + 1, int(positions.max())
+    after = int(positions[:, -1].max()) + 1
     places, start = [positions], n
     for q, r in rows[0]:
         mask[start : start + len(q) + len(r), n:start] = -1e4
         start += len(q) + len(r)
-        question = torch.arange(after, after + len(q))
-        begins = max(last, int(question[-1])) + 1  # as calls count on: from the greatest position
-        both = torch.cat([question, torch.arange(begins, begins + len(r))])
-        places.append(both.expand(len(positions), -1))
+        places.append(torch.arange(after, after + len(q) + len(r)).expand(len(positions), -1))
     parts = world.ask("describe", world.shown(videos)[0], 0, 0, 0).parts
     describe = torch.tensor([word for part in parts for word in part]) + len(rows[0][0][0]) - 1
     return Packed(together, targets, torch.cat(places, 1), mask[None, None], describe)

@@ -77,9 +77,10 @@ class World:
         method: Method | None = None
         if kind is not None:
             method = kind(prune_ratio=self.prune_ratio, from_layer=self.layer)  # type: ignore[call-arg]
+        shared = self.shared
         if not isinstance(method, PrefillReducer):
-            with self.shared.start(method) as shared:
-                return self._decode(shared, self.shared.logits)
+            with shared.start(method) as cache:
+                return self._decode(cache, shared.logits)
         cache = DynamicCache(config=decoder_of(self.model).config)
         with Compression.of(method)(self.model):
             out = self.model(**self.inputs, use_cache=True, logits_to_keep=1, **{CACHE: cache})
@@ -92,8 +93,7 @@ class World:
         written, counts, once = [logits.argmax(-1)], [], True
         first: list[Tensor] = []
         for _ in range(self.task.answer.shape[1] - 1):
-            out = self.model(input_ids=written[-1][:, None], use_cache=True, **{CACHE: cache})
-            written.append(out.logits[:, -1].argmax(-1))
+            written.append(self.shared.step(cache, written[-1], len(written)).argmax(-1))
             kept = [attended(generation, layer) for layer in pruned]
             counts += [layer.sum(-1).amax(1) for layer in kept]
             first = first or kept

@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from dycoke_lab.apply import prunable_layers
 from dycoke_lab.attention.capture import capture_attention
@@ -55,8 +54,10 @@ def diagnose(
     """
     merging = merging or Compression()
     with torch.inference_mode(), merging(model), capture_attention(model, heads="all") as trace:
-        answer = greedy_calls(model, inputs, max_new_tokens)
+        ids = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+    answer = ids[:, inputs["input_ids"].shape[1] :]
     written = written_tokens(answer, model.generation_config.eos_token_id)
+    trace.attention, trace.attended = trace.attention[: answer.shape[1]], trace.attended[: answer.shape[1]]
     shared = SharedPrefill(model, dict(inputs), merging)
     rows = []
     steps, shares = written[:, 1:].T, [looked(trace), looked(trace, by_head=True)]
@@ -82,23 +83,6 @@ def diagnose(
                 values = {key: mean_over(part, steps).tolist() for key, part in found.items()}
                 rows.append(pd.DataFrame({"sample": range(len(answer)), **about, **values}))
     return pd.concat(rows, ignore_index=True)
-
-
-def greedy_calls(model: Any, inputs: Mapping[str, Any], most: int) -> Tensor:
-    """Return what greedy calls of the model write one after another, (batch, tokens), until each sample has
-    written an end token. As a shared prefill goes on; `generate` of transformers 5.23 counts the positions of
-    Qwen2.5-VL's answer otherwise, where a video's time reaches beyond the side of its frames."""
-    cache, end = DynamicCache(), model.generation_config.eos_token_id
-    given: dict[str, Any] = {**inputs, "logits_to_keep": 1}
-    answer = torch.empty(len(inputs["input_ids"]), 0, dtype=torch.long, device=inputs["input_ids"].device)
-    ended = torch.zeros(len(answer), dtype=torch.bool, device=answer.device)
-    while answer.shape[1] < most and not ended.all():
-        logits = model(**given, past_key_values=cache, use_cache=True).logits[:, -1]
-        answer = torch.cat([answer, logits.argmax(-1, keepdim=True)], 1)
-        given = {"input_ids": answer[:, -1:]}
-        if end is not None:
-            ended |= torch.isin(answer[:, -1], torch.tensor(end, device=answer.device))
-    return answer
 
 
 def _selector(name: str, trace: Trace, from_layer: int, ratio: float) -> Selector:

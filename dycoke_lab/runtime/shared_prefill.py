@@ -45,23 +45,22 @@ class SharedPrefill:
         self.calls: dict[int, Call] = {}
         decoder = decoder_of(model)
         modules = self_attentions(decoder)
-        rope = model.model.__dict__.get("rope_deltas")
         with (
             torch.inference_mode(),
             merging(model),
             hooked(decoder, modules, observers=dict.fromkeys(modules, self._note)),
         ):
-            out = model(**inputs, use_cache=True, logits_to_keep=1)
+            positions = positions_of(model, inputs)
+            out = model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
             session = active_session(model)
             assert session is not None
             cache = getattr(out, CACHE)
             self.generation: Generation | None = session.generations.get(cache)
-            self.rope = model.model.__dict__.get("rope_deltas", rope)
         if self.generation is None:
             raise ValueError(
                 "inputs holds no video: make it with dycoke_lab.video.prompt, of two frames or more"
             )
-        self.logits = out.logits[:, -1]
+        self.logits, self.last = out.logits[:, -1], positions[..., -1:]
         self.layers = list(cache.layers)  # transformers' own again, since the context has ended
 
     @property
@@ -97,17 +96,18 @@ class SharedPrefill:
                 generation.observe(call)
             generation.finish_prefill(cache)
             session.generations[cache] = generation
-            if self.rope is not None:
-                self.model.model.rope_deltas = self.rope
             yield cache
 
-    def greedy(self, selector: Method | None, steps: int, observers: Any = None) -> Tensor:
-        """Return the tokens that greedy decoding writes, (batch, steps), by calls of the model one after
-        another, without stopping at an end token. observers: a context to enter meanwhile.
+    def step(self, cache: DynamicCache, tokens: Tensor, number: int) -> Tensor:
+        """Return the logits (batch, vocabulary) after the answer's tokens (batch,) of this number, from 1 on,
+        which take the place after the one before, as in `generate`."""
+        given = {"input_ids": tokens[:, None], "position_ids": self.last + number, CACHE: cache}
+        logits: Tensor = self.model(**given, use_cache=True).logits[:, -1]
+        return logits
 
-        `generate` writes the same, but on Qwen2.5-VL where a video's time reaches beyond the side of its
-        frames: transformers 5.23 counts an answer's positions in two ways there.
-        """
+    def greedy(self, selector: Method | None, steps: int, observers: Any = None) -> Tensor:
+        """Return the tokens that greedy decoding writes, (batch, steps), as `generate` does, but without
+        stopping at an end token. observers: a context to enter meanwhile."""
         return self._decode(selector, steps, None, observers)[0]
 
     def forced(self, selector: Method | None, answer: Tensor, observers: Any = None) -> Tensor:
@@ -122,6 +122,16 @@ class SharedPrefill:
             for step in range(steps):
                 tokens.append(logits[-1].argmax(-1) if answer is None else answer[:, step])
                 if step + 1 < steps:
-                    out = self.model(input_ids=tokens[-1][:, None], use_cache=True, **{CACHE: cache})
-                    logits.append(out.logits[:, -1])
+                    logits.append(self.step(cache, tokens[-1], step + 1))
         return torch.stack(tokens, 1), torch.stack(logits, 1)
+
+
+def positions_of(model: Any, inputs: dict[str, Any]) -> Tensor:
+    """Return the positions that `generate` gives a prompt, (batch, tokens) or with axes before them.
+
+    A call of the model without positions may go on elsewhere: on Qwen2.5-VL in transformers 5.23 it does so
+    from the greatest position of the prompt, which is not the last one if a video's time reaches beyond the
+    side of its frames.
+    """
+    positions: Tensor = model._prepare_position_ids_for_generation(inputs["input_ids"], dict(inputs))
+    return positions

@@ -20,15 +20,11 @@ from dycoke_lab.evaluation.diagnosis import (
     DIAGNOSED,
     diagnose,
     diagnosis_text,
-    greedy_calls,
     mean_over,
     recommended,
     written_tokens,
 )
 from dycoke_lab.methods import METHODS, TTM, Compression, Dynamic, LastQuery
-from dycoke_lab.models.loading import load_model
-from dycoke_lab.runtime.shared_prefill import SharedPrefill
-from dycoke_lab.specimen.tasks import make_task
 
 STEPS = 6
 
@@ -210,14 +206,3 @@ def test_the_diagnosis_as_text_says_what_to_choose():
     lines = [line.split() for line in text.splitlines()]
     assert ["1", "40.0", "50.0", "30.0", "50.0", "45.0", "50.0", "50.0"] in lines
     assert max(map(len, text.splitlines())) <= 110
-
-
-def test_what_is_diagnosed_goes_on_as_the_shared_prefill_does():
-    """Also where a video's time reaches beyond the side of its frames, where `generate` counts otherwise."""
-    model, _ = load_model("footage-qwen2.5-vl", 0)
-    task = make_task("describe", 1, 4, specimen="footage-qwen2.5-vl")
-    given = {"input_ids": task.ids, **task.inputs}
-    with torch.inference_mode():
-        answer = greedy_calls(model, given, 40)
-    again = SharedPrefill(model, given).forced(None, answer).argmax(-1)
-    assert torch.equal(again, answer) and answer.shape == task.answer.shape

@@ -110,6 +110,15 @@ def test_prefills_can_take_turns_and_starts_do_not_change_them(quiet, family):
                 assert torch.equal(prefill.greedy(selector, STEPS), tokens[number])
 
 
+@pytest.mark.parametrize("merger", [None, TTM(0.6)], ids=str)
+def test_an_answers_positions_are_those_of_generate(quiet, family, merger):
+    """Also where a video's time reaches beyond the side of its frames, and little text follows it."""
+    given = family.inputs(*(["user\n", ("video", frames(20 * family.paired, n)), "then?"] for n in (1, 2)))
+    if "second_per_grid_ts" in given:
+        given["second_per_grid_ts"] = torch.ones(2)
+    assert_as_generate(quiet, given, merger, [Dynamic(0.7, from_layer_for(quiet, 2)), None])
+
+
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "gemma3"], indirect=True)
 def test_videos_of_different_lengths_share_a_prefill(quiet, family):
     """Of one length of prompt: a shorter video has more text."""

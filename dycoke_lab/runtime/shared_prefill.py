@@ -133,5 +133,7 @@ def positions_of(model: Any, inputs: dict[str, Any]) -> Tensor:
     from the greatest position of the prompt, which is not the last one if a video's time reaches beyond the
     side of its frames.
     """
-    positions: Tensor = model._prepare_position_ids_for_generation(inputs["input_ids"], dict(inputs))
+    ids = inputs["input_ids"]
+    given = {"attention_mask": torch.ones_like(ids)} | inputs
+    positions: Tensor = model._prepare_position_ids_for_generation(ids, given)
     return positions

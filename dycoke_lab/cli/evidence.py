@@ -56,6 +56,36 @@ def _grid(options: argparse.Namespace) -> None:
     print(f"{rows['config'].nunique()} settings x {options.videos} videos in {out}")
 
 
+def add_matrix(commands: Any) -> None:
+    matrix = commands.add_parser("matrix", help="published methods at equal tokens, on one specimen")
+    matrix.add_argument("name", help=NAMES)
+    add(matrix, "seed", None, "which specimen", type=int, required=True)
+    add(matrix, "videos", 256, "for each question", type=at_least(4))
+    add(
+        matrix, "question", None, "one of describe, actor, compare (default: all; repeat it)", action="append"
+    )
+    add(matrix, "threads", None, THREADS, type=at_least(1))
+    add(matrix, "out", None, "folder (default: matrix/NAME/seed-SEED in the results)", type=Path)
+    matrix.set_defaults(do=_matrix, saved="Finished lines are saved; the same command continues.")
+
+
+def _matrix(options: argparse.Namespace) -> None:
+    from dycoke_lab.evaluation.matrix import LAYERS, SHARES, plan
+    from dycoke_lab.evaluation.matrix_runs import QUESTIONS, run_matrix
+    from dycoke_lab.results import RESULTS, RowStore
+    from dycoke_lab.specimen.specimens import specimen_named
+
+    name = specimen_named(options.name).name
+    out = options.out or RESULTS / "matrix" / name / f"seed-{options.seed}"
+    lines = [line for share in SHARES for line in plan(share)]
+    asked = options.question or QUESTIONS
+    rows = run_matrix(name, options.seed, LAYERS[name], lines, options.videos, out, asked)
+    if set(asked) == set(QUESTIONS):
+        with RowStore(out, videos=options.videos, from_layer=LAYERS[name]) as store:
+            store.pack()
+    print(f"{rows['line'].nunique()} lines x {options.videos} videos in {out}")
+
+
 def add_diagnoses(commands: Any) -> None:
     about = "diagnose validation videos of one specimen"
     diagnoses = commands.add_parser("validate", help=about)

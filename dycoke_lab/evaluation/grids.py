@@ -48,7 +48,7 @@ def _run_missing(configs: list[EvaluationConfig], videos: int, store: RowStore, 
         groups.setdefault(config.prefill, []).append(config)
     todo = [
         (batch, [config for config in group if (config, *batch) not in done])
-        for group in groups.values() for batch in _batches(group[0].specimen, videos)
+        for group in groups.values() for batch in batches_of(group[0].specimen, videos)
     ]  # fmt: skip
     count = sum(len(group) for _, group in todo)
     if count:
@@ -67,7 +67,7 @@ def _run_missing(configs: list[EvaluationConfig], videos: int, store: RowStore, 
                 bar.update()
 
 
-def _batches(specimen: str, videos: int) -> list[tuple[int, int, int]]:
+def batches_of(specimen: str, videos: int) -> list[tuple[int, int, int]]:
     """Return (scenes, number of its first video, videos) of each batch."""
     choices = specimen_named(specimen).world.scenes
     batches = []
@@ -125,7 +125,7 @@ class BatchRuns:
             return answer_task(self.model, self.task, config.compression())
         fields = {"future": self.future(config)} if config.method == "hindsight" else {}
         length = self.task.answer.shape[1]
-        return self._ended(self.shared.greedy(config.compression(**fields).selector, length))
+        return ended(self.shared.greedy(config.compression(**fields).selector, length), self.task)
 
     @cached_property
     def shared(self) -> SharedPrefill:
@@ -143,11 +143,12 @@ class BatchRuns:
             _generate(self.model, self.task)
         return trace
 
-    def _ended(self, ids: torch.Tensor) -> torch.Tensor:
-        """Pad what follows an end token."""
-        known = self.task.specimen.ids
-        ended = (ids == known["<|end|>"]).cumsum(1) - (ids == known["<|end|>"]).long() > 0
-        return ids.masked_fill(ended, known["<pad>"])
+
+def ended(ids: torch.Tensor, task: Task) -> torch.Tensor:
+    """Pad what follows an end token."""
+    known = task.specimen.ids
+    after = (ids == known["<|end|>"]).cumsum(1) - (ids == known["<|end|>"]).long() > 0
+    return ids.masked_fill(after, known["<pad>"])
 
 
 def answer_task(model: Any, task: Task, compression: Compression | None = None) -> torch.Tensor:
@@ -190,7 +191,7 @@ def specimen_accuracy(videos: int) -> list[dict[str, Any]]:
         model, _ = load_model(name, seed)
         for question in QUESTIONS:
             config = EvaluationConfig(seed, question, 0.0, 0.0, 0, "full", specimen=name)
-            rows = [BatchRuns(model, config, *batch).row(config) for batch in _batches(name, videos)]
+            rows = [BatchRuns(model, config, *batch).row(config) for batch in batches_of(name, videos)]
             for scenes in (None, *sorted({row["scenes"] for row in rows})):
                 chosen = [row for row in rows if scenes in (None, row["scenes"])]
                 count = sum(len(row["right"]) for row in chosen)

@@ -30,13 +30,16 @@ ABOVE = "attention above"  # of the pruned layers, at the prompt's last token; f
 @dataclass(frozen=True)
 class Method:
     """Base of the three seams. label, colour: in figures and tables. paper: where it is published. needs:
-    what is given to it only if asked for."""
+    what is given to it only if asked for. knob: the field that decides how many tokens survive; knob_range:
+    its values, between which the number rises or falls throughout."""
 
     label: ClassVar[str] = ""
     colour: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
     seam: ClassVar[str] = ""
+    knob: ClassVar[str] = ""
+    knob_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property
     def off(self) -> bool:
@@ -82,6 +85,8 @@ class _Pruning(Method):
     prune_ratio: float = 0.7
     from_layer: int = 3
 
+    knob: ClassVar[str] = "prune_ratio"
+    knob_range: ClassVar[tuple[float, float]] = (0.0, 0.999)
     first_layer: ClassVar[int] = 1  # the lowest from_layer: the layer below is the one that scores
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ class TTM(Merger):
     label: ClassVar[str] = "temporal merging (TTM)"
     colour: ClassVar[str] = "#e69f00"
     paper: ClassVar[str] = "arXiv 2411.15024, 3.2"
+    knob: ClassVar[str] = "merge_ratio"
 
     def __post_init__(self) -> None:
         if self.merge_ratio is None and self.threshold is None:

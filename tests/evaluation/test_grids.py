@@ -102,12 +102,12 @@ def test_what_follows_an_end_token_does_not_count(small):
     runs = BatchRuns(small["footage"], full(specimen="footage"), 2, 0, 2)
     pad, end = (runs.task.specimen.ids[word] for word in ("<pad>", "<|end|>"))
     ids = torch.tensor([[5, end, 6, end], [7, 8, 9, end]])
-    assert runs._ended(ids).tolist() == [[5, end, pad, pad], [7, 8, 9, end]]
+    assert grids.ended(ids, runs.task).tolist() == [[5, end, pad, pad], [7, 8, 9, end]]
 
 
 def test_batches_cover_all_videos_once():
     for videos in (4, 7, 512):
-        batches = grids._batches("footage", videos)
+        batches = grids.batches_of("footage", videos)
         assert sum(size for *_, size in batches) == videos and {scenes for scenes, *_ in batches} == {
             2,
             3,
@@ -121,7 +121,9 @@ def test_batches_cover_all_videos_once():
 def test_the_share_that_merging_retains_is_measured(small):
     def left(**fields):
         config = full(**fields)
-        runs = [BatchRuns(small["constructed"], config, *batch) for batch in grids._batches("constructed", 4)]
+        runs = [
+            BatchRuns(small["constructed"], config, *batch) for batch in grids.batches_of("constructed", 4)
+        ]
         return {run.row(config)["left"] for run in runs}
 
     assert left(merge_ratio=0.7) == {round((16 + 3 * 5) / 64, 4)}
@@ -234,7 +236,7 @@ def test_read_grid_has_a_row_for_each_video(tmp_path, loaded):
         config = EvaluationConfig(**json.loads(text))
         assert sorted(group["video"]) == sorted(
             f"{scenes}-{first + n}"
-            for scenes, first, size in grids._batches("footage", 7)
+            for scenes, first, size in grids.batches_of("footage", 7)
             for n in range(size)
         )
         assert {group[name].iloc[0] for name in ("specimen", "method")} == {config.specimen, config.method}

@@ -15,7 +15,8 @@ from dycoke_lab.specimen.clips import CLIPS, truth
 
 CLIP, SHORT = "constructed-4-scenes.mp4", "constructed-2-scenes.mp4"
 COMMANDS = [
-    "run", "diagnose", "fidelity", "study", "bench", "evidence", "sweep", "validate", "summary", "specimen",
+    "run", "diagnose", "fidelity", "study", "bench", "evidence", "sweep", "validate", "matrix", "summary",
+    "specimen",
 ]  # fmt: skip
 
 
@@ -104,6 +105,7 @@ def test_layer_0_is_refused_and_no_other_taken_for_it(tmp_path):
     (["bench", "--shape", "huge"], r"--shape huge: known are tiny, "),
     (["bench", "--methods", "full,magic"], r"--methods magic: known are "),
     (["evidence", "constructed", "--seed", "0"], r"holds a finished run: choose another folder with --out"),
+    (["matrix", "nothing", "--seed", "0"], r"specimen='nothing' must be one of constructed, footage"),
     (["sweep", "nothing", "--seed", "0"], r"specimen='nothing' must be one of constructed, footage"),
     (["specimen", "train", "nothing", "--seed", "0"], r"specimen='nothing' must be one of constructed"),
     (["diagnose", "missing.mp4", "--question", "x"], r"videos='missing\.mp4' is neither a file nor a folder"),

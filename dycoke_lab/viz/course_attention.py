@@ -27,7 +27,7 @@ def looks(clip: Clip, run: ClipRun, layer: int, steps: Sequence[int], title: str
         share = 100 * float(attention[best].sum() / attention.sum())
         _overlay(ax, clip, best, attention, clip.named(step)[best])
         about = f"step {step}: “{run.words[step]}”\nframe {best}: {share:.0f} %"
-        about += "" if clip.named(step)[best].any() else ",\nwhich does not show it"
+        about += "" if clip.named(step)[best].any() else f"\n(no “{clip.answer[step]}” in it)"
         ax.set_title(about, fontsize=11, fontweight="normal", loc="left")
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12.5)
     return figure

@@ -23,6 +23,7 @@ Picture = NDArray[Any]
 _STRIPES = ((ACTIVE, "#56b4e9"), ("#117733", "#88ccaa"))  # frames of the first video, of the second
 LIGHT = "#56b4e9"
 _LEFT, _WIDE = 1.7, 6.75  # inches: where the pipeline's pictures begin, and how wide they are
+_HIGH = 0.195  # inches: a layer's row
 
 
 def pipeline(clip: Clip, run: ClipRun, step: int, start: int = 4, frames: int = 8) -> Figure:
@@ -36,7 +37,7 @@ def pipeline(clip: Clip, run: ClipRun, step: int, start: int = 4, frames: int = 
     first, share = pruning.from_layer, round(100 * (1 - pruning.prune_ratio))
     read = run.trace.attended[step][:, 0].numpy()  # layers, visual tokens
     numbers = range(start, start + frames)
-    figure, ax = _canvas(8.5, 8.75)
+    figure, ax = _canvas(8.5, 6.1 + _HIGH * len(read))
     title = (
         f"Step {step} of an answer: merging acted once, before layer 0;\n"
         f"pruning acts at every step, from layer L = {first} on"
@@ -78,7 +79,7 @@ def _about_merging(merging: TTM, numbers: range) -> str:
 
 def _cache(ax: Axes, clip: Clip, read: Picture, numbers: range, top: float, first: int, share: int) -> float:
     """Draw a row a layer: which retained tokens of these frames it reads. Return where the last row ends."""
-    per_frame, high = clip.side**2, 0.195
+    per_frame, high = clip.side**2, _HIGH
     inside = np.zeros(read.shape[1], bool)
     inside[numbers.start * per_frame : numbers.stop * per_frame] = True
     shown = (read[0] & inside).nonzero()[0]

@@ -37,9 +37,7 @@ def _about_attend(found: Any, expected: Any, case: Case) -> str:
     query, keys, visible = case
     scores = keys @ query / len(query) ** 0.5
     hidden = [place for place, seen in enumerate(visible.tolist()) if not seen]
-    what = (
-        f"{len(keys)} places" + (f", {hidden} hidden" if hidden else "") + f", {len(query)} numbers a key: "
-    )
+    what = f"{len(keys)} places, hidden: {hidden or 'none'}; {len(query)} numbers a key: "
     what += f"you found {short(found)}, not {short(torch.tensor(expected))}."
     if same(found, torch.tensor(expected) / 100):
         return f"{what} In %: times 100."
@@ -48,9 +46,7 @@ def _about_attend(found: Any, expected: Any, case: Case) -> str:
     if matches(found, scores.softmax(0)):
         return f"{what} Hidden places must get 0 %: set their scores to -torch.inf before the softmax."
     if matches(found, scores.softmax(0) * visible) or matches(found, (scores * visible).softmax(0)):
-        return (
-            f"{what} Do not multiply by 0: set the scores of hidden places to -torch.inf before the softmax."
-        )
+        return f"{what} Do not multiply by 0: set hidden scores to -torch.inf before the softmax."
     return f"{what} Three lines: q.k / sqrt({len(query)}); hide; softmax. Then times 100."
 
 
@@ -95,6 +91,8 @@ def short(value: Any) -> str:
     """Write an answer in a few characters."""
     if isinstance(value, Tensor):
         value = value.tolist()
+    if isinstance(value, list):
+        value = [part.tolist() if isinstance(part, Tensor) else part for part in value]
     if isinstance(value, list) and all(isinstance(part, int | float) for part in value):
         return "[" + ", ".join(f"{part:.3g}" for part in value) + "]"
     return str(value)[:80]

@@ -127,7 +127,7 @@ def columns_of_frame(yours: Any) -> bool:
         if same(found, (frames == number).nonzero()[:, 0]):
             return f"{what} You found which visual tokens they are: now take their columns."
         if columns[-1] - columns[0] >= len(columns) and number > 1:
-            return f"{what} A line break stands between two videos: do not compute, look up in `columns`."
+            return f"{what} A line break stands between two videos: look the columns up."
         return f"{what} Take the columns of those tokens whose frame is {number}."
 
     return compare(yours, _columns_of_frame, cases, hints, done)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dycoke_lab.evaluation.metrics import count_wrong, wrong_words
+from dycoke_lab.methods import TTM
 from dycoke_lab.viz.clip_runs import Clip, ClipRun
 from dycoke_lab.viz.plots import ACTIVE, INACTIVE, MERGED_AWAY, RETURNED, RIGHT_ANSWER, WRONG
 
@@ -22,31 +23,30 @@ Picture = NDArray[Any]
 _STRIPES = ((ACTIVE, "#56b4e9"), ("#117733", "#88ccaa"))  # frames of the first video, of the second
 LIGHT = "#56b4e9"
 _LEFT, _WIDE = 1.7, 6.75  # inches: where the pipeline's pictures begin, and how wide they are
+_HIGH = 0.195  # inches: a layer's row
 
 
 def pipeline(clip: Clip, run: ClipRun, step: int, start: int = 4, frames: int = 8) -> Figure:
     """Draw the way from a video's frames to the next token, with what merging and pruning do at this step.
 
-    run: under temporal merging and a selector. start, frames: which frames are shown.
+    run: under temporal merging and a selector. start, frames: which frames are shown, whole windows.
     """
-    pruning = run.compression.selector
-    if pruning is None:
-        raise ValueError("run has no selector: make it with merging and pruning, as DyCoke(...) has them")
+    merging, pruning = run.compression.merger, run.compression.selector
+    if not isinstance(merging, TTM) or pruning is None:
+        raise ValueError("run has no selector or no TTM: make it with DyCoke(...), which has both")
     first, share = pruning.from_layer, round(100 * (1 - pruning.prune_ratio))
     read = run.trace.attended[step][:, 0].numpy()  # layers, visual tokens
     numbers = range(start, start + frames)
-    figure, ax = _canvas(8.5, 8.75)
+    figure, ax = _canvas(8.5, 6.1 + _HIGH * len(read))
     title = (
-        f"Step {step} of an answer: merging has acted once, before layer 0;\n"
-        f"pruning acts again at every step, from layer L = {first} on"
+        f"Step {step} of an answer: merging acted once, before layer 0;\n"
+        f"pruning acts at every step, from layer L = {first} on"
     )
     ax.text(0.1, 0.02, title, fontsize=12.5, fontweight="bold", va="top")
     _row_of_frames(ax, clip, numbers, 0.8)
     _box(ax, (_LEFT, 1.78, _WIDE, 0.42), f"makes {clip.side**2} visual tokens of each frame", "#eef3f7")
     _row_of_tokens(ax, clip, read[0], numbers, 2.52)
-    gone = round(100 * (1 - read[0].mean()))
-    note = f"TTM merges away {gone} % of all: they repeat an earlier frame (white)"
-    ax.text(_LEFT, 3.45, note, fontsize=11.5, va="center")
+    ax.text(_LEFT, 3.45, _about_merging(merging, numbers), fontsize=11.5, va="center")
     _box(ax, (_LEFT, 3.88, _WIDE, 0.36), f"the retained tokens, then “{clip.question}”", "white")
     bottom = _cache(ax, clip, read, numbers, 4.86, first, share)
     _box(ax, (_LEFT, bottom + 0.68, 2.5, 0.46), f"“{run.words[step]}”", "#fff2cc", bold=True)
@@ -60,6 +60,8 @@ def pipeline(clip: Clip, run: ClipRun, step: int, start: int = 4, frames: int = 
     }  # fmt: skip
     for y, name in names.items():
         ax.text(0.1, y, name, fontsize=12, fontweight="bold", va="center")
+    shown = f"{start} to {numbers[-1]}\nof the clip's {len(clip.pixels)}"
+    ax.text(0.1, 1.45, shown, fontsize=11, va="center")
     arrow = dict(arrowstyle="-|>", color="0.3", linewidth=2)
     for begin, end in ((1.56, 1.78), (2.22, 2.48), (3.6, 3.87), (4.26, 4.62), (bottom + 0.4, bottom + 0.67)):
         x = _LEFT + (1.25 if end > bottom else _WIDE / 2)
@@ -67,9 +69,17 @@ def pipeline(clip: Clip, run: ClipRun, step: int, start: int = 4, frames: int = 
     return figure
 
 
+def _about_merging(merging: TTM, numbers: range) -> str:
+    whole = " and ".join(str(number) for number in numbers if number % merging.window == 0)
+    if merging.merge_ratio is None:
+        return f"merging takes tokens of all frames but {whole} away (white)"
+    part = f"{100 * merging.merge_ratio:.0f} % of the tokens"
+    return f"merging, K = {merging.merge_ratio:g}: {part} of all frames but {whole} go (white)"
+
+
 def _cache(ax: Axes, clip: Clip, read: Picture, numbers: range, top: float, first: int, share: int) -> float:
     """Draw a row a layer: which retained tokens of these frames it reads. Return where the last row ends."""
-    per_frame, high = clip.side**2, 0.195
+    per_frame, high = clip.side**2, _HIGH
     inside = np.zeros(read.shape[1], bool)
     inside[numbers.start * per_frame : numbers.stop * per_frame] = True
     shown = (read[0] & inside).nonzero()[0]
@@ -93,8 +103,8 @@ def _cache(ax: Axes, clip: Clip, read: Picture, numbers: range, top: float, firs
     ax.text(
         0.1, (line + bottom) / 2 + 0.02, f"layers {first} to {depth - 1}:\nread {share} % (blue)", **small
     )
-    about = f"layer {first - 1} chooses these {share} %, by its attention at this step; grey ones can return"
-    ax.text(_LEFT, bottom + 0.2, about, fontsize=10.5, va="center")
+    about = f"layer L - 1 = {first - 1} chooses these {share} % at this step; grey ones can return"
+    ax.text(_LEFT, bottom + 0.2, about, fontsize=11, va="center")
     return bottom
 
 

@@ -1,9 +1,9 @@
 """Solutions of notebook 00."""
 
 
-def tokens_read(frames, per_frame, merge_ratio, prune_ratio):
-    retained = frames / 4 * per_frame * (1 + 3 * (1 - merge_ratio))
-    return round(retained * (1 - prune_ratio))
+def tokens_read(per_frame, merge_ratio, prune_ratio):
+    retained = per_frame + 3 * (1 - merge_ratio) * per_frame
+    return round((1 - prune_ratio) * retained)
 
 
 def wrong_count(words, answer):

@@ -5,12 +5,7 @@ import torch
 
 def attend(query, keys, visible):
     scores = keys @ query / len(query) ** 0.5
-    return scores.masked_fill(~visible, -torch.inf).softmax(0)
-
-
-def tokens_for(attention, share):
-    held = attention.sort(descending=True).values.cumsum(0)
-    return int((held < share * attention.sum()).sum()) + 1
+    return 100 * scores.masked_fill(~visible, -torch.inf).softmax(0)
 
 
 def frame_shares(attention, per_frame):

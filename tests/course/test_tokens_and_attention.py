@@ -16,8 +16,8 @@ from dycoke_lab.viz.clip_runs import ClipRunner
 
 SOLUTIONS = {
     "00_start_here": ["tokens_read", "wrong_count"],
-    "01_which_places_are_video": ["place_of", "column_of", "video_columns", "columns_of_frame"],
-    "02_attention_by_hand": ["attend", "tokens_for", "frame_shares"],
+    "01_which_places_are_video": ["place_of", "columns_of_frame"],
+    "02_attention_by_hand": ["attend", "frame_shares"],
 }
 NAMES = [(page, name) for page, names in SOLUTIONS.items() for name in names]
 
@@ -49,21 +49,21 @@ def test_a_solution_is_right_and_a_stub_is_not_yet(page, name, capsys):
     assert capsys.readouterr().out.startswith("Not yet. Write your own")
 
 
-def kept(frames, tokens, merge, prune):
-    return frames * tokens * (1 - 0.75 * merge) * (1 - prune)
+def kept(tokens, merge, prune):
+    return 4 * tokens * (1 - 0.75 * merge) * (1 - prune)
 
 
 def softmax(query, keys):
-    return (keys @ query / len(query) ** 0.5).softmax(0)
+    return 100 * (keys @ query / len(query) ** 0.5).softmax(0)
 
 
 @pytest.mark.parametrize(
     ("name", "wrong", "words"),
     [
-        ("tokens_read", lambda f, n, k, p: round(f * n * (1 - k) * (1 - p)), "first frame is retained whole"),
-        ("tokens_read", lambda f, n, k, p: round(kept(f, n, k, 0) - p * f * n), "not of all"),
-        ("tokens_read", lambda f, n, k, p: f * n * 0.75 * k if k else kept(f, n, k, p), "count what is left"),
-        ("tokens_read", lambda f, n, k, p: int(f * n / 4 * (1 + 3 * (1 - k)) * (1 - p)), "use `round`"),
+        ("tokens_read", lambda n, k, p: round(4 * n * (1 - k) * (1 - p)), "first frame stays whole"),
+        ("tokens_read", lambda n, k, p: round(kept(n, k, 0) - p * 4 * n), "not of all"),
+        ("tokens_read", lambda n, k, p: 3 * n * k if k else kept(n, k, p), "count what is left"),
+        ("tokens_read", lambda n, k, p: int(n * (1 + 3 * (1 - k)) * (1 - p)), "use `round`"),
         ("wrong_count", lambda a, b: sum(x != y for x, y in zip(a, b, strict=False)), "`zip` stops"),
         ("wrong_count", lambda a, b: len(set(a) ^ set(b)), "place by place"),
         (
@@ -77,31 +77,16 @@ def softmax(query, keys):
             lambda c, s, h, w: ((c - s) // (h * w), (c - s) % (h * w) // h, (c - s) % h),
             "divide by `cols`",
         ),
-        ("column_of", lambda f, r, c, s, h, w: (f * h + r) * w + c, "Add `start`"),
-        ("column_of", lambda f, r, c, s, h, w: s + f * h + r * w + c, "whole frames"),
-        ("video_columns", lambda f, i, p: f * (-(-(i // p) // 2)) ** 2, "line break"),
-        ("video_columns", lambda f, i, p: f * (-(-(i // p) // 2)) ** 2 + f, "once"),
-        ("video_columns", lambda f, i, p: f * (i // p) ** 2 + 1, "2 x 2"),
-        ("video_columns", lambda f, i, p: f * (i // p // 2) ** 2 + 1, "Round up"),
-        ("columns_of_frame", lambda n, c, f: (f == n).nonzero()[:, 0], "numbers of visual tokens"),
+        ("columns_of_frame", lambda n, c, f: (f == n).nonzero()[:, 0], "which visual tokens"),
         ("columns_of_frame", lambda n, c, f: [c[0] + 2 * n, c[0] + 2 * n + 1], "line break"),
-        ("attend", lambda q, k, v: (k @ q).masked_fill(~v, -torch.inf).softmax(0), "root of the dimension"),
-        ("attend", lambda q, k, v: softmax(q, k), "Hidden places must get nothing"),
-        ("attend", lambda q, k, v: softmax(q, k) * v, "before the softmax"),
-        ("attend", lambda q, k, v: (k @ q / len(q) ** 0.5 * v).softmax(0), "before the softmax"),
-        ("tokens_for", lambda a, s: int((a.cumsum(0) < s * a.sum()).sum()) + 1, "strongest tokens first"),
-        (
-            "tokens_for",
-            lambda a, s: int((a.sort(descending=True).values.cumsum(0) < s * a.sum()).sum()),
-            "One off",
-        ),
-        (
-            "tokens_for",
-            lambda a, s: min(len(a), int((a.sort(descending=True).values.cumsum(0) < s).sum()) + 1),
-            "of what the video gets",
-        ),
+        ("attend", lambda q, k, v: 100 * (k @ q).masked_fill(~v, -torch.inf).softmax(0), "by sqrt"),
+        ("attend", lambda q, k, v: softmax(q, k), "must get 0 %"),
+        ("attend", lambda q, k, v: softmax(q, k) / 100, "times 100"),
+        ("attend", lambda q, k, v: softmax(q, k) * v, "Do not multiply by 0"),
+        ("attend", lambda q, k, v: 100 * (k @ q / len(q) ** 0.5 * v).softmax(0), "before the softmax"),
+        ("attend", lambda q, k, v: list(range(len(k))), "Three lines"),
         ("frame_shares", lambda a, n: a.view(-1, n).sum(1) / a.sum(), "times 100"),
-        ("frame_shares", lambda a, n: 100 * a.view(-1, n).sum(1), "whole video"),
+        ("frame_shares", lambda a, n: a.view(-1, n).sum(1), "gets only"),
         ("frame_shares", lambda a, n: 100 * a.view(n, -1).sum(0) / a.sum(), "follow each other"),
     ],
 )
@@ -141,8 +126,9 @@ def test_the_pipeline_shows_what_each_layer_reads(runner):
     state = next(image.get_array() for image in figure.axes[0].images if image.get_array().ndim == 2)
     states = run.states(3)
     assert state.shape == (runner.depth(name), int((~states.merged_away).sum()))
+    assert any("K = 0.5" in text.get_text() for text in figure.axes[0].texts)
     assert (state[:3] > 0).all() and ((state[3:] > 0).sum(1) == int(states.active.sum())).all()
-    with pytest.raises(ValueError, match="no selector"):
+    with pytest.raises(ValueError, match="no TTM"):
         course_tokens.pipeline(clip, runner.run(name, compose("full")), step=3)
 
 
@@ -158,7 +144,13 @@ def test_answers_mark_wrong_words(runner):
     assert f"one-shot: {len(marked)} wrong words" in texts
 
 
-def test_coverage_starts_at_none_and_ends_at_all():
-    figure = course_attention.coverage_curves(torch.tensor([[4.0, 2, 1, 1], [1, 1, 1, 1]]) / 16, 0.9, "title")
-    peaked, even = (line.get_ydata() for line in figure.axes[0].get_lines()[:2])
-    assert peaked.tolist() == [0, 50, 75, 87.5, 100] and even.tolist() == [0, 25, 50, 75, 100]
+def test_a_frame_that_does_not_show_the_word_says_so(runner):
+    name = "footage-hand-held.mp4"
+    clip, run = runner.clip(name), runner.run(name, compose("full"))
+    steps = [0, 4, 5]
+    figure = course_attention.looks(clip, run, 7, steps, "title")
+    for ax, step in zip(figure.axes, steps, strict=True):
+        about = ax.get_title(loc="left")
+        frame = int(about.partition("frame ")[2].partition(":")[0])
+        assert (f"no “{clip.answer[step]}” in it" in about) != bool(clip.named(step)[frame].any())
+        assert bool(ax.patches) == bool(clip.named(step)[frame].any())

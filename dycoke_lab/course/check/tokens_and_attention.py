@@ -2,58 +2,52 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dycoke_lab.course.check.attending import attend, frame_shares, short, tokens_for
+from dycoke_lab.course.check.attending import attend, frame_shares, short
 from dycoke_lab.course.check.verdict import Case, compare, same
 
 __all__ = [
     "attend",
-    "column_of",
     "columns_of_frame",
     "frame_shares",
     "place_of",
-    "tokens_for",
     "tokens_read",
-    "video_columns",
     "wrong_count",
 ]
 
 
 def tokens_read(yours: Any) -> bool:
-    """`tokens_read(frames, per_frame, merge_ratio, prune_ratio)`: how many visual tokens do the layers from L
-    on read at a step? The number of frames is a multiple of four, and every part is a whole number."""
-    cases = [(4, 100, 0, 0), (4, 100, 0.5, 0), (4, 100, 0, 0.9), (16, 40, 0.5, 0.7), (32, 200, 0.7, 0.7)]
+    """`tokens_read(per_frame, merge_ratio, prune_ratio)`: a video of four frames, one window,
+    `per_frame` visual tokens each. How many tokens do the layers from L on read at a step?"""
+    cases = [(100, 0, 0), (100, 0.5, 0), (100, 0, 0.9), (40, 0.5, 0.7), (200, 0.7, 0.7)]
     done = "Frames that repeat are cheap, and most of what is left is not read at a step."
     return compare(yours, _tokens_read, cases, _about_tokens_read, done)
 
 
-def _tokens_read(frames: int, per_frame: int, merge_ratio: float, prune_ratio: float) -> int:
-    retained = 0
-    for frame in range(frames):
-        retained += per_frame if frame % 4 == 0 else round((1 - merge_ratio) * per_frame)
+def _tokens_read(per_frame: int, merge_ratio: float, prune_ratio: float) -> int:
+    retained = per_frame
+    for _ in range(3):
+        retained += round((1 - merge_ratio) * per_frame)
     return round((1 - prune_ratio) * retained)
 
 
 def _about_tokens_read(found: Any, expected: Any, case: Case) -> str:
-    frames, per_frame, merge, prune = case
-    total = frames * per_frame
-    what = (
-        f"{frames} frames of {per_frame} tokens, K = {merge}, P = {prune}: you found {found}, not {expected}."
-    )
+    per_frame, merge, prune = case
+    total = 4 * per_frame
+    what = f"Frames of {per_frame} tokens, K = {merge}, P = {prune}: you found {found}, not {expected}."
     if merge and same(found, total * (1 - merge) * (1 - prune)):
-        return f"{what} A window's first frame is retained whole: K is a part of the three others only."
-    if prune and same(found, _tokens_read(frames, per_frame, merge, 0) - round(prune * total)):
-        return f"{what} P is a part of the retained tokens, not of all."
+        return f"{what} The first frame stays whole: K is a part of the three others only."
+    if prune and same(found, _tokens_read(per_frame, merge, 0) - round(prune * total)):
+        return f"{what} P is a part of the tokens that merging left, not of all."
     if same(found, round(total * (1 - 0.75 * merge) * prune)) or same(found, total * 0.75 * merge):
         return f"{what} K and P are the parts that are taken away: count what is left."
     if isinstance(found, int) and found == expected - 1:
         return f"{what} `int` cuts off 0.999...: use `round`."
-    return f"{what} One frame in four is retained whole, of the others 1 - K. 1 - P of all that is read."
+    return f"{what} One frame stays whole, 1 - K of the three others. Of all these, 1 - P is read."
 
 
 def wrong_count(yours: Any) -> bool:
@@ -118,62 +112,6 @@ def _about_place_of(found: Any, expected: Any, case: Case) -> str:
     return f"{what} number = column - start; `divmod(number, rows * cols)` gives the frame and what is left."
 
 
-def column_of(yours: Any) -> bool:
-    """`column_of(frame, row, col, start, rows, cols)`: in which column of the prompt is this token?"""
-    cases = [
-        (0, 0, 0, 2, 2, 3),
-        (0, 0, 2, 2, 2, 3),
-        (0, 1, 1, 2, 2, 3),
-        (2, 1, 0, 2, 2, 3),
-        (9, 5, 4, 1, 6, 6),
-    ]
-    done = "It is the way back of `place_of`."
-
-    def hints(found: Any, expected: Any, case: Case) -> str:
-        frame, row, col, start, rows, cols = case
-        what = f"frame {frame}, row {row}, col {col} of {rows} x {cols}, start {start}: "
-        what += f"you found {found}, not {expected}."
-        if same(found, expected - start):
-            return f"{what} Add `start`: text stands before the video."
-        return f"{what} Before it there are `frame` whole frames, then `row` whole rows, then `col` tokens."
-
-    return compare(yours, _column_of, cases, hints, done)
-
-
-def _column_of(frame: int, row: int, col: int, start: int, rows: int, cols: int) -> int:
-    column = start
-    while _place_of(column, start, rows, cols) != (frame, row, col):
-        column += 1
-    return column
-
-
-def video_columns(yours: Any) -> bool:
-    """`video_columns(frames, image_size, patch_size)`: how many columns of a LLaVA-OneVision prompt does a
-    video take? 2 x 2 patches make a token (what is over at the edge counts as a whole one), and one line
-    break ends the video."""
-    cases = [(1, 60, 5), (16, 60, 5), (16, 32, 4), (32, 384, 14), (8, 42, 14)]
-    done = "At the published size (384 pixels, patches of 14) a frame has 196 tokens, and 32 frames 6,272."
-    return compare(yours, _video_columns, cases, _about_video_columns, done)
-
-
-def _video_columns(frames: int, image_size: int, patch_size: int) -> int:
-    side = math.ceil(image_size // patch_size / 2)
-    return frames * side * side + 1
-
-
-def _about_video_columns(found: Any, expected: Any, case: Case) -> str:
-    frames, image, patch = case
-    patches = image // patch
-    what = f"{frames} frames of {image} pixels, patches of {patch}: you found {found}, not {expected}."
-    if same(found, expected - 1) or same(found, expected - 1 + frames):
-        return f"{what} One line break ends the video: it is one column more, once."
-    if same(found, frames * patches**2 + 1) or same(found, frames * patches**2):
-        return f"{what} These are patches: 2 x 2 of them make one token."
-    if same(found, frames * (patches // 2) ** 2 + 1):
-        return f"{what} {patches} patches a side: the last one, alone, makes a token, too. Round up."
-    return f"{what} A frame has {patches} patches a side, and half as many tokens a side."
-
-
 def columns_of_frame(yours: Any) -> bool:
     """`columns_of_frame(number, columns, frames)`: the columns of the prompt that hold this frame. columns
     and frames: of each visual token its column, and its frame, counted over all videos."""
@@ -187,9 +125,9 @@ def columns_of_frame(yours: Any) -> bool:
         what = f"frame {number} of columns {columns.tolist()}, frames {frames.tolist()}: "
         what += f"you found {short(found)}, not {expected.tolist()}."
         if same(found, (frames == number).nonzero()[:, 0]):
-            return f"{what} These are numbers of visual tokens: which columns are theirs?"
+            return f"{what} You found which visual tokens they are: now take their columns."
         if columns[-1] - columns[0] >= len(columns) and number > 1:
-            return f"{what} A second video begins after the first one's line break: look the columns up."
+            return f"{what} A line break stands between two videos: look the columns up."
         return f"{what} Take the columns of those tokens whose frame is {number}."
 
     return compare(yours, _columns_of_frame, cases, hints, done)

@@ -162,9 +162,9 @@ def test_ratio_and_threshold_merge_away_the_same_number(runner):
     panel.controls["threshold"].value = 0.8
     gone = sum(value >= 0.8 for value in values) / len(values)
     assert equivalent_ratio(similarity, 0.8) == pytest.approx(gone)
-    assert panel["ratio"] == pytest.approx(gone, abs=0.011)
+    assert panel["merge_ratio"] == pytest.approx(gone, abs=0.011)
     assert len(panel.merged().kept) == len(temporal_merge(features, threshold=0.8).kept)
-    panel.controls["ratio"].value = 0.5
+    panel.controls["merge_ratio"].value = 0.5
     assert panel["threshold"] == pytest.approx(equivalent_threshold(similarity, 0.5), abs=0.00011)
     panel.wait()
     assert "merging" in panel.words.value and "…" not in panel.words.value

@@ -19,6 +19,7 @@ from dycoke_lab.viz.widgets.controls import (
     neat,
     prune_slider,
     slider,
+    start_at,
 )
 from dycoke_lab.viz.widgets.panel import Panel
 
@@ -28,8 +29,8 @@ FIRST = ("last_query", "fastv", "random", "dynamic")
 class CompareKept(Panel):
     """Kept tokens of 2 to 6 methods side by side on the same frames.
 
-    methods: names in `METHODS`. The frames follow the word: they begin with the scene that it names, until
-    the slider "frame" is moved.
+    methods: names in `METHODS`. frame: the first one shown. The frames follow the word: they begin with the
+    scene that it names (None), until the slider "frame" is moved.
     """
 
     def __init__(
@@ -41,25 +42,24 @@ class CompareKept(Panel):
         prune_ratio: float = 0.9,
         from_layer: int = 3,
         step: int = 6,
+        frame: int | None = None,
     ) -> None:
         self.runner, self.shown = runner, clip
         self.chosen = check(methods)
         here = runner.clip(clip)
-        last = len(here.answer) - 1
+        last, count = len(here.answer) - 1, len(here.pixels)
         names = [name for name, cls in METHODS.items() if not issubclass(cls, Merger) and name != "hindsight"]
         options = [(label_of(name), name) for name in dict.fromkeys([*names, *methods])]
-        frames = dict(value=scene_frames(here, step)[0], min=0, max=len(here.pixels) - 1)
         about = f"2 to {MOST} methods: hold Ctrl to choose several; with keys, Shift and an arrow."
         controls = {
-            "clip": clip_slider(runner.names, clip),
-            "step": slider(w.IntSlider, "step", "The word being written.", value=step, min=0, max=last),
-            "prune_ratio": prune_slider(prune_ratio, least=0.05),
-            "merge_ratio": merge_slider(merge_ratio),
-            "from_layer": layer_slider(from_layer, runner.depth(clip)),
-            "frame": slider(w.IntSlider, "frame", "The first frame shown.", **frames),
+            "clip": clip_slider(runner.names),
+            "step": slider(w.IntSlider, "step", "The word being written.", min=0, max=last),
+            "prune_ratio": prune_slider(least=0.05),
+            "merge_ratio": merge_slider(),
+            "from_layer": layer_slider(runner.depth(clip)),
+            "frame": slider(w.IntSlider, "frame", "The first frame shown.", min=0, max=count - 1),
             "methods": w.SelectMultiple(
                 options=options,
-                value=self.chosen,
                 description="methods",
                 tooltip=about,
                 rows=4,
@@ -67,6 +67,9 @@ class CompareKept(Panel):
                 style={"description_width": "110px"},
             ),
         }
+        start_at(controls, clip=clip, step=step, methods=self.chosen, from_layer=from_layer)
+        start_at(controls, prune_ratio=prune_ratio, merge_ratio=merge_ratio)
+        start_at(controls, frame=scene_frames(here, step)[0] if frame is None else frame)
         self.runs = self._run(clip, self.compressions_of(controls))
         super().__init__("What do the methods keep?", controls, [list(controls)])
 
@@ -101,11 +104,6 @@ class CompareKept(Panel):
     def reset(self) -> None:
         self.chosen = self.start["methods"]
         super().reset()
-
-    def code(self) -> str:
-        names = ("merge_ratio", "prune_ratio", "from_layer", "step")
-        given = ", ".join(f"{name}={neat(self[name]):g}" for name in names)
-        return f"CompareKept(runner, {self['clip']!r}, {list(self['methods'])}, {given})"
 
     def draw(self) -> Any:
         clip, runs, step = self.runner.clip(self.shown), self.runs, self["step"]

@@ -19,6 +19,7 @@ from dycoke_lab.viz.widgets.controls import (
     neat,
     prune_slider,
     slider,
+    start_at,
 )
 from dycoke_lab.viz.widgets.panel import Panel
 
@@ -47,13 +48,15 @@ class OneShotVsDynamic(Panel):
         names = [(label_of(name), name) for name in dict.fromkeys([*ONCE, method])]
         about = "Below: the tokens that are active under each method while this word is written."
         controls = {
-            "clip": clip_slider(runner.names, clip),
-            "method": chooser("against", "Who selects once, for the whole answer.", names, method, "330px"),
-            "prune_ratio": prune_slider(prune_ratio, least=0.05),
-            "merge_ratio": merge_slider(merge_ratio),
-            "from_layer": layer_slider(from_layer, runner.depth(clip)),
-            "step": slider(w.IntSlider, "step", about, value=min(step, last), min=0, max=last),
+            "clip": clip_slider(runner.names),
+            "method": chooser("against", "Who selects once, for the whole answer.", names, "330px"),
+            "prune_ratio": prune_slider(least=0.05),
+            "merge_ratio": merge_slider(),
+            "from_layer": layer_slider(runner.depth(clip)),
+            "step": slider(w.IntSlider, "step", about, min=0, max=last),
         }
+        start_at(controls, clip=clip, method=method, step=step, from_layer=from_layer)
+        start_at(controls, prune_ratio=prune_ratio, merge_ratio=merge_ratio)
         self.runs = self._run(clip, _pair(method, merge_ratio, prune_ratio, from_layer))
         rows = [["clip", "method", "step"], ["prune_ratio", "merge_ratio", "from_layer"]]
         super().__init__("One-shot and dynamic pruning", controls, rows)

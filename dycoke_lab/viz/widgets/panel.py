@@ -7,6 +7,7 @@ control has moved for a moment; only the newest request counts.
 from __future__ import annotations
 
 import html
+import inspect
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from PIL.Image import Image as Picture
 
 from dycoke_lab.viz.frames import places, png
 from dycoke_lab.viz.frames.page import Hit, Place, hit
-from dycoke_lab.viz.widgets.controls import copy_button
+from dycoke_lab.viz.widgets.controls import SETTING, VIEW, Code, call, copy_button, neat
 from dycoke_lab.viz.widgets.page_side import CLICK, PAGE_SIDE, clicked_at
 from dycoke_lab.viz.widgets.saved_view import save_view
 
@@ -80,9 +81,10 @@ class Latest:
 
 
 class Panel(w.VBox):
-    """The base of the explorers. A subclass says what `draw`, `code` and, if it needs the model, `ask` are.
+    """The base of the explorers. A subclass says what `draw` and, if it needs the model, `ask` are.
 
-    controls: by name; "Reset" puts them back to their values when the panel is made.
+    controls: by name; "Reset" puts them back to their values when the panel is made. Each is an argument of
+    the subclass's constructor, after the first, which is what it shows.
     """
 
     def __init__(
@@ -134,9 +136,23 @@ class Panel(w.VBox):
         """Return a key that decides the picture, and how to draw it."""
         raise NotImplementedError
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the constructor's arguments, after the first, that make this view again."""
+        values = {
+            name: self[name] for name in inspect.signature(type(self)).parameters if name in self.controls
+        }
+        return {name: neat(value) if isinstance(value, float) else value for name, value in values.items()}
+
+    def view(self) -> str:
+        """Return the Python line that makes this view again, without what is so by default."""
+        parameters = inspect.signature(type(self)).parameters
+        values = self.arguments()
+        given = {n: values[n] for n, p in parameters.items() if n in values and values[n] != p.default}
+        return call(type(self).__name__, Code(next(iter(parameters))), **given)
+
     def code(self) -> str:
-        """Return the present setting as Python."""
-        raise NotImplementedError
+        """Return the present setting as Python: what is compressed or hidden, where that has a name."""
+        return self.view()
 
     def ask(self) -> tuple[Callable[[], Any], Callable[[Any], None]] | None:
         """Return what the model must still do for this setting, and how to show it; None if all is known."""
@@ -199,7 +215,12 @@ class Panel(w.VBox):
             picture, self.places, self.size = self.made(*self.draw())
             if self.picture.value != picture:
                 self.picture.value = picture
-            self.setting.value = copy_button(self.code())
+            labels = (
+                {self.view(): VIEW}
+                if self.code() == self.view()
+                else {self.code(): SETTING, self.view(): VIEW}
+            )
+            self.setting.value = "<br>".join(copy_button(code, label) for code, label in labels.items())
 
     def _click(self, text: str) -> None:
         at = clicked_at(text)
@@ -260,7 +281,7 @@ class Panel(w.VBox):
     def save(self, folder: str | Path = ".") -> Path | None:
         """Write the present view to an HTML file that needs nothing else, and say where; None: it failed."""
         name = "".join(letter if letter.isalnum() else "-" for letter in self.title.strip("?").lower())
-        about = self.picture.value, self.code(), self.words.value
+        about = self.picture.value, [*dict.fromkeys([self.code(), self.view()])], self.words.value
         try:
             path = save_view(Path(folder), name, self.title, *about).resolve()
         except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ipywidgets as w
@@ -84,7 +84,7 @@ class CompareKept(Panel):
         """Return the present setting, a compression a method."""
         return self.compressions_of(self.controls)
 
-    def _run(self, name: str, compressions: list[Compression]) -> list[tuple[str, ClipRun]]:
+    def _run(self, name: str, compressions: Iterable[Compression]) -> list[tuple[str, ClipRun]]:
         runs = [self.runner.run(name, compression) for compression in compressions]
         return [(pruning_label(run.compression), run) for run in runs]
 
@@ -106,9 +106,22 @@ class CompareKept(Panel):
         super().reset()
 
     def draw(self) -> Any:
-        clip, runs, step = self.runner.clip(self.shown), self.runs, self["step"]
-        frame = min(self["frame"], len(clip.pixels) - 1)
-        key = (self.shown, *(run.compression for _, run in runs), step, frame)
+        return self._picture(self.shown, self.runs, self["step"], self["frame"])
+
+    def upcoming(self) -> Any:
+        """Yield the other words, then the other prune ratios, which the model runs for."""
+        name, runs, step, frame = self.shown, self.runs, self["step"], self["frame"]
+        clip, (merge, layer) = self.runner.clip(name), (neat(self["merge_ratio"]), self["from_layer"])
+        for other in range(len(clip.answer)):
+            yield self._picture(name, runs, other, scene_frames(clip, other)[0])
+        for twentieth in range(1, 20):
+            wanted = [compose(method, merge, neat(twentieth / 20), layer) for method in self.chosen]
+            yield self._picture(name, self._run(name, self.latest.each(wanted)), step, frame)
+
+    def _picture(self, name: str, runs: list[tuple[str, ClipRun]], step: int, frame: int) -> Any:
+        clip = self.runner.clip(name)
+        frame = min(frame, len(clip.pixels) - 1)
+        key = (name, *(run.compression for _, run in runs), step, frame)
         return key, lambda: kept_view(clip, runs, step, frame)
 
     def ask(self) -> Any:
@@ -116,7 +129,7 @@ class CompareKept(Panel):
         if all(self.runner.known(name, compression) for compression in compressions):
             self.take((name, self._run(name, compressions)))
             return None
-        return lambda: (name, self._run(name, compressions)), self.take
+        return lambda: (name, self._run(name, self.latest.each(compressions))), self.take
 
     def take(self, result: tuple[str, list[tuple[str, ClipRun]]]) -> None:
         """Show these runs from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import ipywidgets as w
@@ -66,7 +67,7 @@ class OneShotVsDynamic(Panel):
         merge, prune = neat(self["merge_ratio"]), neat(self["prune_ratio"])
         return _pair(self["method"], merge, prune, self["from_layer"])
 
-    def _run(self, name: str, compressions: list[Compression]) -> list[ClipRun]:
+    def _run(self, name: str, compressions: Iterable[Compression]) -> list[ClipRun]:
         return [self.runner.run(name, compression) for compression in compressions]
 
     def follow(self, name: str) -> None:
@@ -88,7 +89,7 @@ class OneShotVsDynamic(Panel):
         yield from (self._picture(name, runs, other) for other in range(len(self.runner.clip(name).answer)))
         merge, layer, method = neat(self["merge_ratio"]), self["from_layer"], self["method"]
         for twentieth in range(1, 20):
-            others = self._run(name, _pair(method, merge, neat(twentieth / 20), layer))
+            others = self._run(name, self.latest.each(_pair(method, merge, neat(twentieth / 20), layer)))
             yield self._picture(name, others, step)
 
     def _picture(self, name: str, runs: list[ClipRun], step: int) -> Any:
@@ -103,7 +104,7 @@ class OneShotVsDynamic(Panel):
         if len(known) == len(compressions):
             self.take((name, known))
             return None
-        return lambda: (name, self._run(name, compressions)), self.take
+        return lambda: (name, self._run(name, self.latest.each(compressions))), self.take
 
     def take(self, result: tuple[str, list[ClipRun]]) -> None:
         """Show these runs from now on."""

@@ -10,9 +10,7 @@ import html
 import inspect
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import ipywidgets as w
@@ -21,63 +19,11 @@ from PIL.Image import Image as Picture
 from dycoke_lab.viz.frames import places, png
 from dycoke_lab.viz.frames.page import Hit, Place, hit
 from dycoke_lab.viz.widgets.controls import SETTING, VIEW, Code, call, copy_button, neat
+from dycoke_lab.viz.widgets.latest import Latest
 from dycoke_lab.viz.widgets.page_side import CLICK, PAGE_SIDE, clicked_at
 from dycoke_lab.viz.widgets.saved_view import save_view
 
-PAUSE = 0.15  # seconds without a change before the model runs
 MOST_PICTURES = 300  # held in memory
-_THREAD = ThreadPoolExecutor(1, "dycoke_lab_explorer")  # one for all: a model runs only one setting at a time
-
-
-class Latest:
-    """Run jobs one at a time, in the background. Of those that queue only the newest runs, and no result is
-    shown that something newer has overtaken."""
-
-    def __init__(self, pause: float = PAUSE) -> None:
-        self.pause, self.number, self.lock = pause, 0, RLock()
-        self.pending: Future[None] | None = None
-
-    def submit(
-        self, job: Callable[[], Any], show: Callable[[Any], None], failed: Callable[[Exception], None]
-    ) -> None:
-        """Call `show` with what `job` returns, or `failed` with its error, unless something newer comes."""
-        with self.lock:
-            self.number += 1
-            self.pending = _THREAD.submit(self._run, self.number, time.monotonic(), job, show, failed)
-
-    def overtake(self) -> None:
-        """Show nothing any more that was asked for so far."""
-        with self.lock:
-            self.number += 1
-
-    def wait(self) -> None:
-        """Wait until nothing is left to do; for scripts and tests."""
-        pending = None
-        while pending is not self.pending:
-            pending = self.pending
-            if pending is not None:
-                pending.result()
-
-    def _run(
-        self,
-        number: int,
-        asked: float,
-        job: Callable[[], Any],
-        show: Callable[[Any], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        time.sleep(max(0.0, self.pause - (time.monotonic() - asked)))
-        if number != self.number:
-            return
-        try:
-            result = job()
-            with self.lock:
-                if number == self.number:
-                    show(result)
-        except Exception as error:
-            with self.lock:
-                if number == self.number:
-                    failed(error)
 
 
 class Panel(w.VBox):
@@ -205,7 +151,7 @@ class Panel(w.VBox):
         drawn = f"drawn in {1000 * (time.perf_counter() - started):.0f} ms"
         self.say("working…" if wanted else drawn, bool(wanted))
         if wanted is None:
-            self.latest.submit(self.draw_ahead, lambda _: None, self.failed)
+            self.go_ahead()
         else:
             self.latest.submit(wanted[0], lambda result: self.arrived(wanted[1], result), self.failed)
 
@@ -250,13 +196,21 @@ class Panel(w.VBox):
         """Yield what the user is likely to ask for next, as `draw` returns it; may run the model for it."""
         return ()
 
+    def go_ahead(self) -> None:
+        """Have what is upcoming drawn in the background."""
+        self.latest.submit(self.draw_ahead, lambda _: None, self.failed, ahead=True)
+
     def draw_ahead(self) -> None:
-        """Draw what is upcoming, in the background, until a control moves, if a page shows the panel."""
-        mine = self.latest.number
+        """Draw what is upcoming until a control moves, if a page shows the panel. What any panel is asked for
+        goes before."""
+        mine, asked = self.latest.number, Latest.asked
         if not self.picture._view_count:
             return
         for key, make in self.upcoming():
             if self.latest.number != mine:
+                return
+            if Latest.asked != asked:
+                self.go_ahead()
                 return
             self.made(key, make)
 
@@ -266,7 +220,7 @@ class Panel(w.VBox):
             show(result)
             self.show()
             self.say("done", False)
-        self.latest.submit(self.draw_ahead, lambda _: None, self.failed)
+        self.go_ahead()
 
     def failed(self, error: Exception) -> None:
         """Say that this setting failed."""

@@ -16,10 +16,10 @@ class Latest:
     """Run jobs one at a time, in the background. Of those that queue only the newest runs, and no result is
     shown that something newer has overtaken.
 
-    asked: how many jobs a user has asked for, of all panels.
+    waiting: the jobs of all panels that a user has asked for and that have not begun.
     """
 
-    asked: ClassVar[int] = 0
+    waiting: ClassVar[set[object]] = set()
 
     def __init__(self, pause: float = PAUSE) -> None:
         self.pause, self.number, self.lock = pause, 0, RLock()
@@ -38,8 +38,10 @@ class Latest:
         """
         with self.lock:
             self.number += 1
-            Latest.asked += not ahead
-            self.pending = _THREAD.submit(self._run, self.number, time.monotonic(), job, show, failed)
+            ticket = object()
+            if not ahead:
+                self.waiting.add(ticket)
+            self.pending = _THREAD.submit(self._run, ticket, self.number, time.monotonic(), job, show, failed)
 
     def overtake(self) -> None:
         """Show nothing any more that was asked for so far."""
@@ -65,12 +67,14 @@ class Latest:
 
     def _run(
         self,
+        ticket: object,
         number: int,
         asked: float,
         job: Callable[[], Any],
         show: Callable[[Any], None],
         failed: Callable[[Exception], None],
     ) -> None:
+        self.waiting.discard(ticket)
         time.sleep(max(0.0, self.pause - (time.monotonic() - asked)))
         if number != self.number:
             return

@@ -203,13 +203,13 @@ class Panel(w.VBox):
     def draw_ahead(self) -> None:
         """Draw what is upcoming until a control moves, if a page shows the panel. What any panel is asked for
         goes before."""
-        mine, asked = self.latest.number, Latest.asked
+        mine = self.latest.number
         if not self.picture._view_count:
             return
         for key, make in self.upcoming():
             if self.latest.number != mine:
                 return
-            if Latest.asked != asked:
+            if Latest.waiting:
                 self.go_ahead()
                 return
             self.made(key, make)

@@ -128,6 +128,8 @@ class ClipRunner:
 
     def _loaded(self, name: str) -> tuple[Any, Any]:
         """Return the model that a clip is run on, and its processor."""
+        if name not in self.names:
+            raise ValueError(f"clip={name!r} must be one of {', '.join(self.names)}")
         world = world_of(name)
         with self._lock:
             if world not in self._models:
@@ -135,13 +137,13 @@ class ClipRunner:
             return self._models[world]
 
     def clip(self, name: str) -> Clip:
-        """Return a clip. Raises KeyError for a name that is not in data/clips."""
+        """Return a clip. Raises ValueError for a name that is not in data/clips."""
         with self._lock:
             return self._clips.get(name) or self._read(name)
 
     def _read(self, name: str) -> Clip:
-        question, answer, scene, actor, places = truth(name)
         model, processor = self._loaded(name)
+        question, answer, scene, actor, places = truth(name)
         inputs = prompt(processor, read_video(CLIPS / name), question)
         videos = inputs["pixel_values_videos"]
         with torch.inference_mode():

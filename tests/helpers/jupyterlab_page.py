@@ -12,6 +12,10 @@ import numpy as np
 from PIL import Image
 
 SHOTS = Path(__file__).resolve().parents[2] / "build" / "browser"
+# the kernel answers in order: what the page has sent before is done, also what it sent on being answered
+ANSWERED = """async () => {
+    const kernel = jupyterapp.shell.currentWidget.context.sessionContext.session.kernel;
+    for (let trip = 0; trip < 2; trip++) await kernel.requestKernelInfo() }"""
 SLOW = 1.0  # seconds; a loose bound, since other work may share the machine: latency.json has the times
 
 
@@ -83,16 +87,18 @@ class Panel:
         return self.control(label).locator(".widget-readout").inner_text()
 
     def settled(self):
-        """Wait until no model run is under way, and nothing in the panel has changed for half a second: the
-        page sends a slider's last place only when the kernel has answered for the ones before."""
-        before, since, end = None, time.monotonic(), time.monotonic() + 60
-        while time.monotonic() - since < 0.5:
+        """Wait until the kernel has answered all that the page has sent, no model run is under way, and the
+        panel is the same after that as before."""
+        before, end = None, time.monotonic() + 60
+        while True:
             assert time.monotonic() < end, "the panel does not come to rest"
+            self.page.evaluate(ANSWERED)
             self.panel.locator(".dycoke-status[data-busy=false]").wait_for(timeout=30_000)
             now = (self.source(), self.panel.inner_text())
-            if now != before:
-                before, since = now, time.monotonic()
-            self.page.wait_for_timeout(100)
+            if now == before:
+                return
+            before = now
+            self.page.wait_for_timeout(50)
 
     def source(self):
         return self.image.get_attribute("src")
@@ -107,7 +113,10 @@ class Panel:
         return np.asarray(Image.open(io.BytesIO(found.encode("latin-1"))).convert("RGB"), int)
 
     def code(self):
-        return self.panel.locator("code").inner_text()
+        return self.panel.locator("code").first.inner_text()
+
+    def view(self):
+        return self.panel.locator("code").last.inner_text()
 
     def changing(self, act, picture=True):
         """Run the model by an act: the busy mark comes and goes, and the picture changes if it should."""
@@ -153,6 +162,7 @@ class Panel:
 
     def drag(self, label, share, picture=True):
         """Drag a slider's handle to this share of its track, in steps, as a hand does; wait for what it does.
+        Return the milliseconds from letting go until the picture was the last one.
 
         picture: whether another picture must come of it; else a change of the setting is enough."""
         control, before = self.control(label), (self.source(), self.code())
@@ -160,15 +170,26 @@ class Panel:
         track = control.locator(".noUi-base").bounding_box()
         handle = control.locator(".noUi-handle").first.bounding_box()
         x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+        image = self.image.element_handle()
+        image.evaluate(
+            """image => { image.up = null; image.last = 0;
+                addEventListener('pointerup', () => { image.up = performance.now() },
+                                 {once: true, capture: true});
+                image.watcher = new MutationObserver(() => { image.last = performance.now() });
+                image.watcher.observe(image, {attributes: true, attributeFilter: ['src']}) }"""
+        )
         self.page.mouse.move(x, y)
         self.page.mouse.down()
         self.page.mouse.move(track["x"] + track["width"] * share, y, steps=8)
         self.page.mouse.up()
-        self.page.wait_for_timeout(100)
         self.settled()
+        took = image.evaluate(
+            "image => { image.watcher.disconnect(); return Math.max(0, image.last - image.up) }"
+        )
         assert (self.source(), self.code()) != before, f"dragging “{label}” did nothing"
         said = self.panel.locator(".dycoke-status").inner_text()
         assert self.source() != before[0] or not picture, f"dragging “{label}” changed no picture: {said}"
+        return took
 
     def click(self, box, size):
         """Click into the middle of a part of the picture by the mouse; milliseconds until another is shown.

@@ -73,7 +73,7 @@ def test_a_click_on_the_map_shows_that_head(runner):
     assert png(head_view(runner.clip(CLIP), run, 2, 1, 2)) != panel.picture.value
     click(panel, "step", 6)
     assert panel["step"] == 6
-    panel.controls["mean"].value = "mean of steps"
+    panel.controls["mean"].value = True
     panel.wait()
     assert png(head_view(runner.clip(CLIP), run, 6, 1, 3, mean=True)) == panel.picture.value
     again = eval(panel.code(), {"HeadMap": HeadMap, "runner": runner})
@@ -250,8 +250,9 @@ def test_a_view_is_saved_as_one_page_that_needs_nothing_else(runner, tmp_path):
     assert not re.search(r"(src|href)=[\"'](?!data:)|url\(|@import|<script", page)
     picture = re.search(r"data:image/png;base64,([^\"]+)", page).group(1)
     assert base64.b64decode(picture) == panel.picture.value
-    code = html.unescape(re.search(r"<code>(.*?)</code>", page, re.S).group(1))
+    code, view = map(html.unescape, re.findall(r"<code>(.*?)</code>", page, re.S))
     assert eval(code, {"TTM": TTM, "LastQuery": LastQuery}) == panel.compressions()[0]
+    assert view == panel.view()
     assert panel.save(tmp_path / "no" / "such" / "folder") is None and "not saved" in panel.saved.value
 
 

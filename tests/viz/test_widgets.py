@@ -27,8 +27,8 @@ from dycoke_lab.viz.widgets import (
     OneShotVsDynamic,
     ThresholdFinder,
 )
+from dycoke_lab.viz.widgets.latest import Latest
 from dycoke_lab.viz.widgets.merge_explorer import merge_figure, prefill_saved
-from dycoke_lab.viz.widgets.panel import Latest
 
 CLIP = "constructed-2-scenes.mp4"
 THRESHOLD = 0.99  # one of the made-up sweep's
@@ -162,9 +162,9 @@ def test_ratio_and_threshold_merge_away_the_same_number(runner):
     panel.controls["threshold"].value = 0.8
     gone = sum(value >= 0.8 for value in values) / len(values)
     assert equivalent_ratio(similarity, 0.8) == pytest.approx(gone)
-    assert panel["ratio"] == pytest.approx(gone, abs=0.011)
+    assert panel["merge_ratio"] == pytest.approx(gone, abs=0.011)
     assert len(panel.merged().kept) == len(temporal_merge(features, threshold=0.8).kept)
-    panel.controls["ratio"].value = 0.5
+    panel.controls["merge_ratio"].value = 0.5
     assert panel["threshold"] == pytest.approx(equivalent_threshold(similarity, 0.5), abs=0.00011)
     panel.wait()
     assert "merging" in panel.words.value and "…" not in panel.words.value
@@ -267,3 +267,32 @@ def test_a_clip_of_the_other_world_is_run_on_its_own_model(runner, explorer):
     assert layer.value == layer.max == 5
     panel.wait()
     assert panel.shown == CLIP and "from_layer=5" in panel.code()
+
+
+def test_an_overtaken_job_of_several_runs_ends_early():
+    latest, done, shown, begun, go = Latest(pause=0.0), [], [], threading.Event(), threading.Event()
+
+    def slow():
+        for part in latest.each(range(4)):
+            done.append(part)
+            begun.set()
+            go.wait(5)
+
+    latest.submit(slow, shown.append, shown.append)
+    assert begun.wait(5)
+    latest.submit(lambda: "new", shown.append, shown.append)
+    go.set()
+    latest.wait()
+    assert done == [0] and shown == ["new"]
+
+
+def test_what_is_asked_for_goes_before_what_another_panel_draws_ahead(runner):
+    ahead, asked = OneShotVsDynamic(runner, CLIP, merge_ratio=0.2), AttentionExplorer(runner, CLIP)
+    ahead.wait(), asked.wait()
+    drawn, take = [], asked.take
+    asked.take = lambda result: (drawn.append(len(ahead.pictures)), take(result))
+    ahead.picture._view_count = 1  # as a page reports it; 19 settings are run now
+    asked.controls["prune_ratio"].value = 0.62
+    asked.wait()
+    ahead.wait()
+    assert len(ahead.pictures) >= len(ahead.runs[0].words) + 18 > drawn[0] + 15

@@ -19,6 +19,7 @@ from dycoke_lab.viz.widgets.controls import (
     prune_slider,
     share_slider,
     slider,
+    start_at,
 )
 from dycoke_lab.viz.widgets.panel import Panel
 
@@ -27,7 +28,10 @@ MEAN = "mean over heads"
 
 class AttentionExplorer(Panel):
     """A step scrubber with play; layer and head; L, P, K and when to re-select. It starts with the setting
-    `DyCoke(...)` of the same arguments."""
+    `DyCoke(...)` of the same arguments.
+
+    layer: shown at the start; None for the one below from_layer.
+    """
 
     def __init__(
         self,
@@ -38,31 +42,33 @@ class AttentionExplorer(Panel):
         from_layer: int = 3,
         reselect_below: float = 0.9,
         step: int = 6,
+        layer: int | None = None,
+        head: int | str = MEAN,
     ) -> None:
         self.runner, self.shown = runner, clip
         start = DyCoke(merge_ratio, prune_ratio, from_layer, reselect_below=reselect_below)
         self.run: ClipRun = runner.run(clip, start)
-        depth = runner.depth(clip)
-        last = len(self.run.words) - 1
-        steps = dict(value=step, min=0, max=last)
-        layers = dict(value=from_layer - 1, min=0, max=depth - 1)
+        depth, steps = runner.depth(clip), dict(min=0, max=len(self.run.words) - 1)
         heads = [MEAN, *range(runner.model(clip).config.get_text_config().num_attention_heads)]
         again = "A step selects anew only if its attention's cosine with the step before is below this."
         shown = "Whose attention is shown as brightness."
         controls = {
-            "clip": clip_slider(runner.names, clip),
+            "clip": clip_slider(runner.names),
             "step": slider(
                 w.IntSlider, "step", "Which word of the answer is being written.", **steps, width="460px"
             ),
-            "layer": slider(w.IntSlider, "layer shown", shown, **layers),
-            "head": chooser("head", "One attention head, or their mean.", heads, MEAN),
-            "from_layer": layer_slider(from_layer, depth),
-            "prune_ratio": prune_slider(prune_ratio, least=0.0),
-            "merge_ratio": merge_slider(merge_ratio),
-            "reselect_below": share_slider("re-select below", again, reselect_below, most=1.05),
+            "layer": slider(w.IntSlider, "layer shown", shown, min=0, max=depth - 1),
+            "head": chooser("head", "One attention head, or their mean.", heads),
+            "from_layer": layer_slider(depth),
+            "prune_ratio": prune_slider(least=0.0),
+            "merge_ratio": merge_slider(),
+            "reselect_below": share_slider("re-select below", again, most=1.05),
         }
+        start_at(controls, clip=clip, step=step, layer=from_layer - 1 if layer is None else layer, head=head)
+        start_at(controls, from_layer=from_layer, prune_ratio=prune_ratio, merge_ratio=merge_ratio)
+        start_at(controls, reselect_below=reselect_below)
         about = "Play, pause, or stop; the space bar presses"
-        self.play = w.Play(**steps, interval=700, show_repeat=False, tooltip=about)
+        self.play = w.Play(value=step, **steps, interval=700, show_repeat=False, tooltip=about)
         w.jslink((self.play, "value"), (controls["step"], "value"))
         self.selected = w.HTML()  # how often was selected, beside the threshold that decides it
         ratios = ["from_layer", "prune_ratio", "merge_ratio"]

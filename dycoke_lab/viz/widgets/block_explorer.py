@@ -12,7 +12,7 @@ from dycoke_lab.methods import Compression
 from dycoke_lab.viz.clip_runs import Clip, ClipRun, ClipRunner
 from dycoke_lab.viz.frames import block_view
 from dycoke_lab.viz.frames.page import Hit
-from dycoke_lab.viz.widgets.controls import call, chooser, clip_slider, slider
+from dycoke_lab.viz.widgets.controls import call, chooser, clip_slider, ranges, slider, start_at
 from dycoke_lab.viz.widgets.panel import Panel
 
 ALL = "all heads"
@@ -29,7 +29,7 @@ class BlockExplorer(Panel):
     decoded again, and changed words are marked. By keys: sliders choose a token, a button hides it.
 
     hidden: visual tokens, (frame * rows + row) * cols + col, hidden at the start. head: the only one that
-    does not see them; None for all.
+    does not see them. frame, token: where the keys act, token counted within the frame.
     """
 
     def __init__(
@@ -38,37 +38,39 @@ class BlockExplorer(Panel):
         clip: str,
         hidden: Iterable[int] = (),
         from_layer: int = 0,
-        head: int | None = None,
+        head: int | str = ALL,
         unit: str = "frame",
         step: int = 0,
+        frame: int = 0,
+        token: int = 0,
     ) -> None:
         self.runner, self.shown, self.first = runner, clip, frozenset(hidden)
         self.hidden, self.history = self.first, list[frozenset[int]]()
         here, depth = runner.clip(clip), runner.depth(clip)
         frames, tokens = here.features.shape[:2]
-        self.block = block_of(here, self.hidden, from_layer, head)
-        self.base, self.run = self._run(clip, self.block)
+        if wrong := sorted(number for number in self.hidden if not 0 <= number < frames * tokens):
+            raise ValueError(f"hidden={wrong!r} must be whole numbers from 0 to {frames * tokens - 1}")
         heads = [ALL, *range(runner.model(clip).config.get_text_config().num_attention_heads)]
-        layers = dict(value=from_layer, min=0, max=depth - 1)
-        steps = dict(value=step, min=0, max=len(here.answer) - 1)
+        steps = dict(min=0, max=len(here.answer) - 1)
         where, keys = "Layers from L on do not see what is hidden.", "Where “Hide or show it” acts."
         controls = {
-            "clip": clip_slider(runner.names, clip),
+            "clip": clip_slider(runner.names),
             "step": slider(w.IntSlider, "step", "The word whose tokens are outlined.", **steps),
             "unit": w.ToggleButtons(
                 options=list(UNITS),
-                value=unit,
                 description="a click hides",
                 tooltips=list(UNITS.values()),
                 style={"button_width": "65px", "description_width": "110px"},
             ),
-            "head": chooser(
-                "hidden from", "One attention head, or all.", heads, ALL if head is None else head
-            ),
-            "from_layer": slider(w.IntSlider, "from_layer L", where, **layers),
-            "frame": slider(w.IntSlider, "frame", keys, value=0, min=0, max=frames - 1),
-            "token": slider(w.IntSlider, "token of the frame", keys, value=0, min=0, max=tokens - 1),
+            "head": chooser("hidden from", "One attention head, or all.", heads),
+            "from_layer": slider(w.IntSlider, "from_layer L", where, min=0, max=depth - 1),
+            "frame": slider(w.IntSlider, "frame", keys, min=0, max=frames - 1),
+            "token": slider(w.IntSlider, "token of the frame", keys, min=0, max=tokens - 1),
         }
+        start_at(controls, clip=clip, step=step, unit=unit, head=head, from_layer=from_layer)
+        start_at(controls, frame=frame, token=token)
+        self.block = block_of(here, self.hidden, from_layer, None if head == ALL else int(head))
+        self.base, self.run = self._run(clip, self.block)
         about = "Hide what the sliders frame and token choose, or show it again"
         buttons = [
             _button("Hide or show it", "eye-slash", about, lambda: self.toggle(self.cursor())),
@@ -122,6 +124,9 @@ class BlockExplorer(Panel):
         """Return what is hidden now; None for nothing."""
         head = None if self["head"] == ALL else self["head"]
         return block_of(self.runner.clip(self["clip"]), self.hidden, self["from_layer"], head)
+
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "hidden": ranges(self.hidden) if self.hidden else ()}
 
     def code(self) -> str:
         return code_of(self.hiding())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import ipywidgets as w
@@ -19,6 +19,7 @@ from dycoke_lab.viz.widgets.controls import (
     neat,
     prune_slider,
     slider,
+    start_at,
 )
 from dycoke_lab.viz.widgets.panel import Panel
 
@@ -28,8 +29,8 @@ FIRST = ("last_query", "fastv", "random", "dynamic")
 class CompareKept(Panel):
     """Kept tokens of 2 to 6 methods side by side on the same frames.
 
-    methods: names in `METHODS`. The frames follow the word: they begin with the scene that it names, until
-    the slider "frame" is moved.
+    methods: names in `METHODS`. frame: the first one shown. The frames follow the word: they begin with the
+    scene that it names (None), until the slider "frame" is moved.
     """
 
     def __init__(
@@ -41,25 +42,24 @@ class CompareKept(Panel):
         prune_ratio: float = 0.9,
         from_layer: int = 3,
         step: int = 6,
+        frame: int | None = None,
     ) -> None:
         self.runner, self.shown = runner, clip
         self.chosen = check(methods)
         here = runner.clip(clip)
-        last = len(here.answer) - 1
+        last, count = len(here.answer) - 1, len(here.pixels)
         names = [name for name, cls in METHODS.items() if not issubclass(cls, Merger) and name != "hindsight"]
         options = [(label_of(name), name) for name in dict.fromkeys([*names, *methods])]
-        frames = dict(value=scene_frames(here, step)[0], min=0, max=len(here.pixels) - 1)
         about = f"2 to {MOST} methods: hold Ctrl to choose several; with keys, Shift and an arrow."
         controls = {
-            "clip": clip_slider(runner.names, clip),
-            "step": slider(w.IntSlider, "step", "The word being written.", value=step, min=0, max=last),
-            "prune_ratio": prune_slider(prune_ratio, least=0.05),
-            "merge_ratio": merge_slider(merge_ratio),
-            "from_layer": layer_slider(from_layer, runner.depth(clip)),
-            "frame": slider(w.IntSlider, "frame", "The first frame shown.", **frames),
+            "clip": clip_slider(runner.names),
+            "step": slider(w.IntSlider, "step", "The word being written.", min=0, max=last),
+            "prune_ratio": prune_slider(least=0.05),
+            "merge_ratio": merge_slider(),
+            "from_layer": layer_slider(runner.depth(clip)),
+            "frame": slider(w.IntSlider, "frame", "The first frame shown.", min=0, max=count - 1),
             "methods": w.SelectMultiple(
                 options=options,
-                value=self.chosen,
                 description="methods",
                 tooltip=about,
                 rows=4,
@@ -67,6 +67,9 @@ class CompareKept(Panel):
                 style={"description_width": "110px"},
             ),
         }
+        start_at(controls, clip=clip, step=step, methods=self.chosen, from_layer=from_layer)
+        start_at(controls, prune_ratio=prune_ratio, merge_ratio=merge_ratio)
+        start_at(controls, frame=scene_frames(here, step)[0] if frame is None else frame)
         self.runs = self._run(clip, self.compressions_of(controls))
         super().__init__("What do the methods keep?", controls, [list(controls)])
 
@@ -81,7 +84,7 @@ class CompareKept(Panel):
         """Return the present setting, a compression a method."""
         return self.compressions_of(self.controls)
 
-    def _run(self, name: str, compressions: list[Compression]) -> list[tuple[str, ClipRun]]:
+    def _run(self, name: str, compressions: Iterable[Compression]) -> list[tuple[str, ClipRun]]:
         runs = [self.runner.run(name, compression) for compression in compressions]
         return [(pruning_label(run.compression), run) for run in runs]
 
@@ -102,15 +105,23 @@ class CompareKept(Panel):
         self.chosen = self.start["methods"]
         super().reset()
 
-    def code(self) -> str:
-        names = ("merge_ratio", "prune_ratio", "from_layer", "step")
-        given = ", ".join(f"{name}={neat(self[name]):g}" for name in names)
-        return f"CompareKept(runner, {self['clip']!r}, {list(self['methods'])}, {given})"
-
     def draw(self) -> Any:
-        clip, runs, step = self.runner.clip(self.shown), self.runs, self["step"]
-        frame = min(self["frame"], len(clip.pixels) - 1)
-        key = (self.shown, *(run.compression for _, run in runs), step, frame)
+        return self._picture(self.shown, self.runs, self["step"], self["frame"])
+
+    def upcoming(self) -> Any:
+        """Yield the other words, then the other prune ratios, which the model runs for."""
+        name, runs, step, frame = self.shown, self.runs, self["step"], self["frame"]
+        clip, (merge, layer) = self.runner.clip(name), (neat(self["merge_ratio"]), self["from_layer"])
+        for other in range(len(clip.answer)):
+            yield self._picture(name, runs, other, scene_frames(clip, other)[0])
+        for twentieth in range(1, 20):
+            wanted = [compose(method, merge, neat(twentieth / 20), layer) for method in self.chosen]
+            yield self._picture(name, self._run(name, self.latest.each(wanted)), step, frame)
+
+    def _picture(self, name: str, runs: list[tuple[str, ClipRun]], step: int, frame: int) -> Any:
+        clip = self.runner.clip(name)
+        frame = min(frame, len(clip.pixels) - 1)
+        key = (name, *(run.compression for _, run in runs), step, frame)
         return key, lambda: kept_view(clip, runs, step, frame)
 
     def ask(self) -> Any:
@@ -118,7 +129,7 @@ class CompareKept(Panel):
         if all(self.runner.known(name, compression) for compression in compressions):
             self.take((name, self._run(name, compressions)))
             return None
-        return lambda: (name, self._run(name, compressions)), self.take
+        return lambda: (name, self._run(name, self.latest.each(compressions))), self.take
 
     def take(self, result: tuple[str, list[tuple[str, ClipRun]]]) -> None:
         """Show these runs from now on."""

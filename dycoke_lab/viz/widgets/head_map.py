@@ -11,10 +11,8 @@ from dycoke_lab.viz.clip_runs import ClipRun, ClipRunner
 from dycoke_lab.viz.frames import head_view
 from dycoke_lab.viz.frames.head_view import aim_map
 from dycoke_lab.viz.frames.page import Hit
-from dycoke_lab.viz.widgets.controls import clip_slider, slider
+from dycoke_lab.viz.widgets.controls import clip_slider, slider, start_at
 from dycoke_lab.viz.widgets.panel import Panel
-
-ONE, MEAN = "this step", "mean of steps"
 
 
 class HeadMap(Panel):
@@ -40,20 +38,20 @@ class HeadMap(Panel):
             best = aim_map(runner.clip(clip), self.run, 0, mean=True).flatten().argmax()
             layer, head = divmod(int(best), heads)
         about = "Which head's attention the frames show."
-        steps = dict(value=step, min=0, max=len(self.run.words) - 1)
+        steps = dict(min=0, max=len(self.run.words) - 1)
         controls = {
-            "clip": clip_slider(runner.names, clip),
+            "clip": clip_slider(runner.names),
             "step": slider(w.IntSlider, "step", "Which word of the answer is being written.", **steps),
             "mean": w.ToggleButtons(
-                options=[ONE, MEAN],
-                value=MEAN if mean else ONE,
+                options=[("this step", False), ("mean of steps", True)],
                 description="map of",
                 tooltips=["Aim at this step's word", "Mean of all words that name something"],
                 style={"button_width": "110px", "description_width": "110px"},
             ),
-            "layer": slider(w.IntSlider, "layer", about, value=layer, min=0, max=depth - 1),
-            "head": slider(w.IntSlider, "head", about, value=head, min=0, max=heads - 1),
+            "layer": slider(w.IntSlider, "layer", about, min=0, max=depth - 1),
+            "head": slider(w.IntSlider, "head", about, min=0, max=heads - 1),
         }
+        start_at(controls, clip=clip, step=step, mean=mean, layer=layer, head=head)
         super().__init__("Which heads aim?", controls, [list(controls)])
 
     def clicked(self, found: Hit) -> None:
@@ -64,11 +62,6 @@ class HeadMap(Panel):
         with self.lock:
             self.put(layer=layer, head=head)
             self.refresh()
-
-    def code(self) -> str:
-        fields = {name: self[name] for name in ("step", "layer", "head")}
-        given = ", ".join(f"{key}={value}" for key, value in fields.items())
-        return f"HeadMap(runner, {self['clip']!r}, {given}, mean={self['mean'] == MEAN})"
 
     def draw(self) -> Any:
         return self._picture(self["step"])
@@ -81,7 +74,7 @@ class HeadMap(Panel):
         run, clip = self.run, self.runner.clip(self.shown)
         depth, heads = run.trace.attention[0].shape[:2]
         layer, head = min(self["layer"], depth - 1), min(self["head"], heads - 1)
-        step, mean = min(step, len(run.words) - 1), self["mean"] == MEAN
+        step, mean = min(step, len(run.words) - 1), self["mean"]
         key = (self.shown, step, layer, head, mean)
         return key, lambda: head_view(clip, run, step, layer, head, mean)
 

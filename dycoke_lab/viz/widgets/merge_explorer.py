@@ -17,7 +17,7 @@ from dycoke_lab.methods.temporal_merging import Merged
 from dycoke_lab.viz.clip_runs import ClipRun, ClipRunner, equivalent_ratio, equivalent_threshold
 from dycoke_lab.viz.frames import merge_view
 from dycoke_lab.viz.plots import WRONG
-from dycoke_lab.viz.widgets.controls import call, clip_slider, merge_slider, neat, slider
+from dycoke_lab.viz.widgets.controls import call, clip_slider, merge_slider, neat, slider, start_at
 from dycoke_lab.viz.widgets.panel import Panel
 from dycoke_lab.viz.widgets.price import measured, price_text
 
@@ -29,34 +29,48 @@ THRESHOLDS = [
 
 
 class MergeExplorer(Panel):
-    """Ratio K and similarity threshold move together: the one that was moved decides, the other follows."""
+    """Ratio K and similarity threshold move together: the one that was moved decides, the other follows.
 
-    def __init__(self, runner: ClipRunner, clip: str, merge_ratio: float = 0.7) -> None:
-        self.runner, self.leads = runner, "ratio"
+    threshold: if there is one, it decides at the start, whatever merge_ratio is.
+    """
+
+    def __init__(
+        self,
+        runner: ClipRunner,
+        clip: str,
+        merge_ratio: float = 0.7,
+        threshold: float | None = None,
+        frame: int = 1,
+        window: int = 4,
+        combine: str = "drop",
+    ) -> None:
+        self.runner = runner
+        self.leads = self.first = "merge_ratio" if threshold is None else "threshold"
         self._merged: dict[Any, Merged] = {}
         last = len(runner.clip(clip).pixels) - 1
         large = "The frame shown large, beside the one it is compared with."
         alike = "Merge away every token at least this similar (cosine) to its reference."
         windows = "Frames are merged within windows of this many; the paper's is 4."
         controls = {
-            "clip": clip_slider(runner.names, clip),
-            "frame": slider(w.IntSlider, "frame", large, value=1, min=0, max=last),
-            "ratio": merge_slider(merge_ratio, step=0.01),
-            "threshold": slider(w.SelectionSlider, "or: threshold", alike, options=THRESHOLDS, value=1.0),
-            "window": slider(w.IntSlider, "window, frames", windows, value=4, min=2, max=8),
+            "clip": clip_slider(runner.names),
+            "frame": slider(w.IntSlider, "frame", large, min=0, max=last),
+            "merge_ratio": merge_slider(step=0.01),
+            "threshold": slider(w.SelectionSlider, "or: threshold", alike, options=THRESHOLDS),
+            "window": slider(w.IntSlider, "window, frames", windows, min=2, max=8),
             "combine": w.ToggleButtons(
                 options=["drop", "average"],
-                value="drop",
                 description="merged away",
                 tooltips=["Dropped, as in the paper", "Averaged into the token they repeat"],
                 style={"button_width": "90px", "description_width": "110px"},
             ),
         }
-        threshold = equivalent_threshold(self._similarity(clip, 4), merge_ratio)
-        controls["threshold"].value = at_or_below(threshold)
+        start_at(controls, clip=clip, frame=frame, window=window, combine=combine, merge_ratio=merge_ratio)
+        if threshold is not None:
+            start_at(controls, threshold=threshold)
+        start_at(controls, **self._follower(controls))
         self.price = w.HTML()  # beside the two controls that it is of
-        rows = [["clip", "frame", "window"], ["ratio", "threshold"], ["combine"]]
-        super().__init__("Merge explorer", controls, rows, {"ratio": [self.price]})
+        rows = [["clip", "frame", "window"], ["merge_ratio", "threshold"], ["combine"]]
+        super().__init__("Merge explorer", controls, rows, {"merge_ratio": [self.price]})
 
     def _similarity(self, clip: str, window: int) -> Tensor:
         return temporal_merge(self.runner.clip(clip).features, 0.0, window).similarity
@@ -68,25 +82,28 @@ class MergeExplorer(Panel):
     def _merge(self, clip: str, window: int, by: str, value: float) -> Merged:
         key = (clip, window, by, value)
         if key not in self._merged:
-            setting: dict[str, Any] = {"merge_ratio" if by == "ratio" else "threshold": value}
+            setting: dict[str, Any] = {by: value}
             features = self.runner.clip(clip).features
             self._merged[key] = temporal_merge(features, window=window, **setting)
         return self._merged[key]
 
     def follow(self, name: str) -> None:
-        if name in ("ratio", "threshold"):
+        if name in ("merge_ratio", "threshold"):
             self.leads = name
         if name == "clip":
             self.end("frame", len(self.runner.clip(self["clip"]).pixels) - 1)
-        similarity = self._similarity(self["clip"], self["window"])
-        if self.leads == "ratio":
-            value = equivalent_threshold(similarity, self["ratio"])
-            self.put(threshold=at_or_below(value))
-        else:
-            self.put(ratio=on_step(self.controls["ratio"], equivalent_ratio(similarity, self["threshold"])))
+        self.put(**self._follower(self.controls))
+
+    def _follower(self, controls: dict[str, Any]) -> dict[str, float]:
+        """Return where the one of ratio and threshold belongs that does not lead."""
+        similarity = self._similarity(controls["clip"].value, controls["window"].value)
+        value, ratio = neat(controls[self.leads].value), controls["merge_ratio"]
+        if self.leads == "merge_ratio":
+            return {"threshold": at_or_below(equivalent_threshold(similarity, value))}
+        return {"merge_ratio": on_step(ratio, equivalent_ratio(similarity, value))}
 
     def reset(self) -> None:
-        self.leads = "ratio"
+        self.leads = self.first
         super().reset()
 
     def compression(self) -> Compression:
@@ -94,15 +111,19 @@ class MergeExplorer(Panel):
         return Compression.of(TTM(**self._fields()))
 
     def _fields(self) -> dict[str, Any]:
-        by = "merge_ratio" if self.leads == "ratio" else "threshold"
-        return {by: neat(self[self.leads]), "window": self["window"], "combine": self["combine"]}
+        return {self.leads: neat(self[self.leads]), "window": self["window"], "combine": self["combine"]}
+
+    def arguments(self) -> dict[str, Any]:
+        given = super().arguments()
+        del given["threshold" if self.leads == "merge_ratio" else "merge_ratio"]
+        return given
 
     def code(self) -> str:
         return call("TTM", **self._fields())
 
     def draw(self) -> Any:
-        found = measured("merge_ratio" if self.leads == "ratio" else "merge_threshold")
-        of = "K" if self.leads == "ratio" else "threshold"
+        found = measured("merge_ratio" if self.leads == "merge_ratio" else "merge_threshold")
+        of = "K" if self.leads == "merge_ratio" else "threshold"
         text = price_text(found, self[self.leads])
         self.price.value = (
             f'<span class="dycoke-price">{of} {text} (constructed videos)</span>' if text else ""
@@ -112,7 +133,7 @@ class MergeExplorer(Panel):
     def upcoming(self) -> Any:
         """Yield the other ratios, and the other frames."""
         leads, value, frame = self.leads, self[self.leads], self["frame"]
-        yield from (self._picture("ratio", step / 20, frame) for step in range(21))
+        yield from (self._picture("merge_ratio", step / 20, frame) for step in range(21))
         yield from (self._picture(leads, value, other) for other in range(self.controls["frame"].max + 1))
 
     def _picture(self, by: str, value: float, frame: int) -> Any:
@@ -120,7 +141,7 @@ class MergeExplorer(Panel):
         merged = self._merge(clip, window, by, value)
         threshold = value if by == "threshold" else equivalent_threshold(merged.similarity, value)
         key = (clip, window, by, value, frame)
-        lead = f"K = {value:g}" if by == "ratio" else f"threshold {value:g}"
+        lead = f"K = {value:g}" if by == "merge_ratio" else f"threshold {value:g}"
         return key, lambda: merge_figure(self.runner, clip, merged, threshold, frame, window, lead)
 
     def ask(self) -> Any:

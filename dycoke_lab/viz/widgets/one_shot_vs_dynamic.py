@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import ipywidgets as w
@@ -19,6 +20,7 @@ from dycoke_lab.viz.widgets.controls import (
     neat,
     prune_slider,
     slider,
+    start_at,
 )
 from dycoke_lab.viz.widgets.panel import Panel
 
@@ -47,13 +49,15 @@ class OneShotVsDynamic(Panel):
         names = [(label_of(name), name) for name in dict.fromkeys([*ONCE, method])]
         about = "Below: the tokens that are active under each method while this word is written."
         controls = {
-            "clip": clip_slider(runner.names, clip),
-            "method": chooser("against", "Who selects once, for the whole answer.", names, method, "330px"),
-            "prune_ratio": prune_slider(prune_ratio, least=0.05),
-            "merge_ratio": merge_slider(merge_ratio),
-            "from_layer": layer_slider(from_layer, runner.depth(clip)),
-            "step": slider(w.IntSlider, "step", about, value=min(step, last), min=0, max=last),
+            "clip": clip_slider(runner.names),
+            "method": chooser("against", "Who selects once, for the whole answer.", names, "330px"),
+            "prune_ratio": prune_slider(least=0.05),
+            "merge_ratio": merge_slider(),
+            "from_layer": layer_slider(runner.depth(clip)),
+            "step": slider(w.IntSlider, "step", about, min=0, max=last),
         }
+        start_at(controls, clip=clip, method=method, step=step, from_layer=from_layer)
+        start_at(controls, prune_ratio=prune_ratio, merge_ratio=merge_ratio)
         self.runs = self._run(clip, _pair(method, merge_ratio, prune_ratio, from_layer))
         rows = [["clip", "method", "step"], ["prune_ratio", "merge_ratio", "from_layer"]]
         super().__init__("One-shot and dynamic pruning", controls, rows)
@@ -63,7 +67,7 @@ class OneShotVsDynamic(Panel):
         merge, prune = neat(self["merge_ratio"]), neat(self["prune_ratio"])
         return _pair(self["method"], merge, prune, self["from_layer"])
 
-    def _run(self, name: str, compressions: list[Compression]) -> list[ClipRun]:
+    def _run(self, name: str, compressions: Iterable[Compression]) -> list[ClipRun]:
         return [self.runner.run(name, compression) for compression in compressions]
 
     def follow(self, name: str) -> None:
@@ -85,7 +89,7 @@ class OneShotVsDynamic(Panel):
         yield from (self._picture(name, runs, other) for other in range(len(self.runner.clip(name).answer)))
         merge, layer, method = neat(self["merge_ratio"]), self["from_layer"], self["method"]
         for twentieth in range(1, 20):
-            others = self._run(name, _pair(method, merge, neat(twentieth / 20), layer))
+            others = self._run(name, self.latest.each(_pair(method, merge, neat(twentieth / 20), layer)))
             yield self._picture(name, others, step)
 
     def _picture(self, name: str, runs: list[ClipRun], step: int) -> Any:
@@ -100,7 +104,7 @@ class OneShotVsDynamic(Panel):
         if len(known) == len(compressions):
             self.take((name, known))
             return None
-        return lambda: (name, self._run(name, compressions)), self.take
+        return lambda: (name, self._run(name, self.latest.each(compressions))), self.take
 
     def take(self, result: tuple[str, list[ClipRun]]) -> None:
         """Show these runs from now on."""

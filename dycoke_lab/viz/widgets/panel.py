@@ -7,11 +7,10 @@ control has moved for a moment; only the newest request counts.
 from __future__ import annotations
 
 import html
+import inspect
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import ipywidgets as w
@@ -19,70 +18,19 @@ from PIL.Image import Image as Picture
 
 from dycoke_lab.viz.frames import places, png
 from dycoke_lab.viz.frames.page import Hit, Place, hit
-from dycoke_lab.viz.widgets.controls import copy_button
+from dycoke_lab.viz.widgets.controls import SETTING, VIEW, Code, call, copy_button, neat
+from dycoke_lab.viz.widgets.latest import Latest
 from dycoke_lab.viz.widgets.page_side import CLICK, PAGE_SIDE, clicked_at
 from dycoke_lab.viz.widgets.saved_view import save_view
 
-PAUSE = 0.15  # seconds without a change before the model runs
 MOST_PICTURES = 300  # held in memory
-_THREAD = ThreadPoolExecutor(1, "dycoke_lab_explorer")  # one for all: a model runs only one setting at a time
-
-
-class Latest:
-    """Run jobs one at a time, in the background. Of those that queue only the newest runs, and no result is
-    shown that something newer has overtaken."""
-
-    def __init__(self, pause: float = PAUSE) -> None:
-        self.pause, self.number, self.lock = pause, 0, RLock()
-        self.pending: Future[None] | None = None
-
-    def submit(
-        self, job: Callable[[], Any], show: Callable[[Any], None], failed: Callable[[Exception], None]
-    ) -> None:
-        """Call `show` with what `job` returns, or `failed` with its error, unless something newer comes."""
-        with self.lock:
-            self.number += 1
-            self.pending = _THREAD.submit(self._run, self.number, time.monotonic(), job, show, failed)
-
-    def overtake(self) -> None:
-        """Show nothing any more that was asked for so far."""
-        with self.lock:
-            self.number += 1
-
-    def wait(self) -> None:
-        """Wait until nothing is left to do; for scripts and tests."""
-        pending = None
-        while pending is not self.pending:
-            pending = self.pending
-            if pending is not None:
-                pending.result()
-
-    def _run(
-        self,
-        number: int,
-        asked: float,
-        job: Callable[[], Any],
-        show: Callable[[Any], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        time.sleep(max(0.0, self.pause - (time.monotonic() - asked)))
-        if number != self.number:
-            return
-        try:
-            result = job()
-            with self.lock:
-                if number == self.number:
-                    show(result)
-        except Exception as error:
-            with self.lock:
-                if number == self.number:
-                    failed(error)
 
 
 class Panel(w.VBox):
-    """The base of the explorers. A subclass says what `draw`, `code` and, if it needs the model, `ask` are.
+    """The base of the explorers. A subclass says what `draw` and, if it needs the model, `ask` are.
 
-    controls: by name; "Reset" puts them back to their values when the panel is made.
+    controls: by name; "Reset" puts them back to their values when the panel is made. Each is an argument of
+    the subclass's constructor, after the first, which is what it shows.
     """
 
     def __init__(
@@ -134,9 +82,23 @@ class Panel(w.VBox):
         """Return a key that decides the picture, and how to draw it."""
         raise NotImplementedError
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the constructor's arguments, after the first, that make this view again."""
+        values = {
+            name: self[name] for name in inspect.signature(type(self)).parameters if name in self.controls
+        }
+        return {name: neat(value) if isinstance(value, float) else value for name, value in values.items()}
+
+    def view(self) -> str:
+        """Return the Python line that makes this view again, without what is so by default."""
+        parameters = inspect.signature(type(self)).parameters
+        values = self.arguments()
+        given = {n: values[n] for n, p in parameters.items() if n in values and values[n] != p.default}
+        return call(type(self).__name__, Code(next(iter(parameters))), **given)
+
     def code(self) -> str:
-        """Return the present setting as Python."""
-        raise NotImplementedError
+        """Return the present setting as Python: what is compressed or hidden, where that has a name."""
+        return self.view()
 
     def ask(self) -> tuple[Callable[[], Any], Callable[[Any], None]] | None:
         """Return what the model must still do for this setting, and how to show it; None if all is known."""
@@ -189,7 +151,7 @@ class Panel(w.VBox):
         drawn = f"drawn in {1000 * (time.perf_counter() - started):.0f} ms"
         self.say("working…" if wanted else drawn, bool(wanted))
         if wanted is None:
-            self.latest.submit(self.draw_ahead, lambda _: None, self.failed)
+            self.go_ahead()
         else:
             self.latest.submit(wanted[0], lambda result: self.arrived(wanted[1], result), self.failed)
 
@@ -199,7 +161,12 @@ class Panel(w.VBox):
             picture, self.places, self.size = self.made(*self.draw())
             if self.picture.value != picture:
                 self.picture.value = picture
-            self.setting.value = copy_button(self.code())
+            labels = (
+                {self.view(): VIEW}
+                if self.code() == self.view()
+                else {self.code(): SETTING, self.view(): VIEW}
+            )
+            self.setting.value = "<br>".join(copy_button(code, label) for code, label in labels.items())
 
     def _click(self, text: str) -> None:
         at = clicked_at(text)
@@ -229,13 +196,21 @@ class Panel(w.VBox):
         """Yield what the user is likely to ask for next, as `draw` returns it; may run the model for it."""
         return ()
 
+    def go_ahead(self) -> None:
+        """Have what is upcoming drawn in the background."""
+        self.latest.submit(self.draw_ahead, lambda _: None, self.failed, ahead=True)
+
     def draw_ahead(self) -> None:
-        """Draw what is upcoming, in the background, until a control moves, if a page shows the panel."""
+        """Draw what is upcoming until a control moves, if a page shows the panel. What any panel is asked for
+        goes before."""
         mine = self.latest.number
         if not self.picture._view_count:
             return
         for key, make in self.upcoming():
             if self.latest.number != mine:
+                return
+            if Latest.waiting:
+                self.go_ahead()
                 return
             self.made(key, make)
 
@@ -245,7 +220,7 @@ class Panel(w.VBox):
             show(result)
             self.show()
             self.say("done", False)
-        self.latest.submit(self.draw_ahead, lambda _: None, self.failed)
+        self.go_ahead()
 
     def failed(self, error: Exception) -> None:
         """Say that this setting failed."""
@@ -260,7 +235,7 @@ class Panel(w.VBox):
     def save(self, folder: str | Path = ".") -> Path | None:
         """Write the present view to an HTML file that needs nothing else, and say where; None: it failed."""
         name = "".join(letter if letter.isalnum() else "-" for letter in self.title.strip("?").lower())
-        about = self.picture.value, self.code(), self.words.value
+        about = self.picture.value, [*dict.fromkeys([self.code(), self.view()])], self.words.value
         try:
             path = save_view(Path(folder), name, self.title, *about).resolve()
         except OSError as error:

@@ -10,16 +10,17 @@ from pathlib import Path
 from dycoke_lab.results.files import replace_text
 
 
-def save_view(folder: Path, name: str, title: str, picture: bytes, code: str, words: str = "") -> Path:
+def save_view(folder: Path, name: str, title: str, picture: bytes, codes: list[str], words: str = "") -> Path:
     """Write NAME.html, or NAME-2.html, ... if that is there already, and return its path.
 
-    picture: a PNG file. code: the setting. words: HTML below the picture. Raises OSError if the folder
-    cannot be written to.
+    picture: a PNG file. codes: the setting, and what makes the view again. words: HTML below the picture.
+    Raises OSError if the folder cannot be written to.
     """
     paths = (folder / f"{name}{'' if number == 1 else f'-{number}'}.html" for number in count(1))
     path = next(path for path in paths if not path.exists())
     source = base64.b64encode(picture).decode()
     title = html.escape(title)
+    lines = "\n".join(f"<pre><code>{html.escape(code)}</code></pre>" for code in codes)
     replace_text(
         path,
         f"""<!doctype html>
@@ -31,7 +32,7 @@ img {{ width: 100%; }} pre {{ background: #f2f2f2; padding: 0.8em; white-space: 
 <img alt="{title}" src="data:image/png;base64,{source}">
 {words}
 <p>The setting, as code:</p>
-<pre><code>{html.escape(code)}</code></pre>
+{lines}
 </body></html>
 """,
     )

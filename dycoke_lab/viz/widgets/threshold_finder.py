@@ -10,7 +10,7 @@ import pandas as pd
 from dycoke_lab.evaluation.metrics import heat_table, threshold_table
 from dycoke_lab.evaluation.settings import SWEEP_PRUNE
 from dycoke_lab.viz.frames import finder_axes, finder_view
-from dycoke_lab.viz.widgets.controls import call, chooser, slider
+from dycoke_lab.viz.widgets.controls import call, chooser, slider, start_at
 from dycoke_lab.viz.widgets.panel import Panel
 
 MEASURES = {"words": "words", "whole answers": "exact"}
@@ -19,29 +19,38 @@ HARMLESS = 0.9999  # of the committed sweep: all words stay right, and a third o
 
 
 class ThresholdFinder(Panel):
-    """rows: of `dycoke-lab sweep`. Only settings that were measured can be chosen."""
+    """sweep: rows of `dycoke-lab sweep`. Only settings that were measured can be chosen.
+
+    by: "ratio" or "threshold", which of the two the copied setting merges by: the one that was moved.
+    """
 
     def __init__(
         self,
-        rows: pd.DataFrame,
+        sweep: pd.DataFrame,
         merge_ratio: float = 0.5,
         prune_ratio: float = 0.7,
         threshold: float = HARMLESS,
+        measure: str = "words",
+        by: str = "ratio",
     ) -> None:
-        self.heat = {name: heat_table(rows, measure) for name, measure in MEASURES.items()}
-        self.curve = {name: threshold_table(rows, measure) for name, measure in MEASURES.items()}
+        if by not in ("ratio", "threshold"):
+            raise ValueError(f"by={by!r} must be one of 'ratio', 'threshold'")
+        self.heat = {name: heat_table(sweep, column) for name, column in MEASURES.items()}
+        self.curve = {name: threshold_table(sweep, column) for name, column in MEASURES.items()}
         self.axes = {name: finder_axes(self.heat[name], self.curve[name]) for name in MEASURES}
         heat, thresholds = self.heat["words"], sorted(self.curve["words"]["threshold"].unique().tolist())
-        self.by = "ratio"
+        self.by = self.first = by
         ratio = "One of the ratios measured."
         similarity = "One of the similarity thresholds measured, instead of K."
         accuracy = "Single words, or whole answers, where one wrong word counts."
         controls = {
-            "merge_ratio": _selection("merge ratio K", ratio, list(heat.index), merge_ratio),
-            "prune_ratio": _selection("prune ratio P", ratio, list(heat.columns), prune_ratio),
-            "threshold": _selection("or: threshold", similarity, thresholds, threshold),
-            "measure": chooser("accuracy of", accuracy, list(MEASURES), "words"),
+            "merge_ratio": _selection("merge ratio K", ratio, heat.index.tolist()),
+            "prune_ratio": _selection("prune ratio P", ratio, heat.columns.tolist()),
+            "threshold": _selection("or: threshold", similarity, thresholds),
+            "measure": chooser("accuracy of", accuracy, list(MEASURES)),
         }
+        about = dict(merge_ratio=merge_ratio, prune_ratio=prune_ratio, threshold=threshold, measure=measure)
+        start_at(controls, **about)
         super().__init__(
             "Threshold finder", controls, [["merge_ratio", "prune_ratio"], ["threshold", "measure"]]
         )
@@ -52,8 +61,11 @@ class ThresholdFinder(Panel):
         super().changed(name)
 
     def reset(self) -> None:
-        self.by = "ratio"
+        self.by = self.first
         super().reset()
+
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments(), "by": self.by}
 
     def code(self) -> str:
         if self.by == "ratio":
@@ -78,5 +90,5 @@ class ThresholdFinder(Panel):
         return key, lambda: finder_view(self.axes[name], self.heat[name], self.curve[name], *key)
 
 
-def _selection(description: str, tooltip: str, options: list[float], value: float) -> w.SelectionSlider:
-    return slider(w.SelectionSlider, description, tooltip, options=options, value=value)
+def _selection(description: str, tooltip: str, options: list[float]) -> w.SelectionSlider:
+    return slider(w.SelectionSlider, description, tooltip, options=options)

@@ -99,8 +99,8 @@ def scene_table(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
 
 
 def scenes_title(tables: Sequence[pd.DataFrame]) -> str:
-    """Return what hiding a scene changes: of its own words, and of the words of other scenes, if it is scene 1
-    and if it is another. tables: of `evaluation.blocking.scene_losses`."""
+    """Return what hiding a scene changes: of its own words, and of the words of other scenes, if scene 1 is
+    hidden and if another one is. tables: of `evaluation.blocking.scene_losses`."""
 
     def means(which: Callable[[pd.DataFrame], Any]) -> str:
         return " and ".join(f"{100 * table[which(table)]['changed'].mean():.0f} %" for table in tables)

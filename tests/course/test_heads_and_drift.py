@@ -125,7 +125,7 @@ def test_words_that_changed_or_are_missing():
 
 def test_what_figures_say():
     table = pd.DataFrame({"hidden": [1, 1, 2, 2], "words_of": [1, 2, 1, 2], "changed": [1.0, 0.2, 0.0, 0.8]})
-    title = scenes_title([table, table.assign(changed=0.5)])
+    title = scenes_title([table, table.assign(changed=0.5)]).replace("\n", " ")
     assert "90 % and 50 % of its own" in title and "20 % and 50 % if scene 1 is hidden, else 0 % and" in title
     heads = pd.DataFrame(
         {"aim": [0.1, 0.5, 0.9], "hidden": [0.0, 0.0, 0.0], "alone": [0.9, 0.5, float("nan")]}

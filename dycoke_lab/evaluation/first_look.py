@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dycoke_lab.attention.capture import capture_attention
-from dycoke_lab.attention.coverage import best, chosen, coverage, looked
 from dycoke_lab.attention.drift import drift_table, mass_on, step_cosine, top_tokens
 from dycoke_lab.evaluation.grids import answer_task
-from dycoke_lab.methods import METHODS
 from dycoke_lab.specimen.tasks import Task
 
 
@@ -75,24 +72,3 @@ def held_by_first_look(table: pd.DataFrame) -> float:
     steps that name something."""
     later = table[(table["step"] > 0) & (table["scene"] >= 0)]
     return float(later.groupby("video")["first_look"].mean().mean())
-
-
-def covered(
-    model: Any, task: Task, from_layer: int, prune_ratio: float, methods: Sequence[str]
-) -> pd.DataFrame:
-    """Return how much of what the layers from L on attend to within the video is among the tokens that each
-    selector would keep: columns video, step, one for each method, and best, of the best choice of as many."""
-    with capture_attention(model) as trace:
-        answer_task(model, task)
-    steps = task.answer.shape[1]
-    del trace.attention[steps:], trace.attended[steps:]
-    view = looked(trace)[:, from_layer:].mean(1)
-    kept = {
-        name: chosen(METHODS[name](prune_ratio=prune_ratio, from_layer=from_layer), trace)  # type: ignore[arg-type,call-arg]
-        for name in methods
-    }
-    kept["best"] = best(view, trace.attended[0][from_layer], prune_ratio)
-    columns = {name: coverage(tokens, view).flatten().numpy() for name, tokens in kept.items()}
-    count = view.shape[1]
-    about = {"video": list(range(count)) * len(view), "step": np.repeat(range(1, len(view) + 1), count)}
-    return pd.DataFrame({**about, **columns})

@@ -1,8 +1,9 @@
-"""Figures of notebook 05: what changes where tokens are hidden."""
+"""Figures of notebook 05 and appendix/which_layer_aims: what changes where tokens are hidden."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -82,7 +83,7 @@ def scene_table(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
     wide = min(2, len(tables))
     high = -(-len(tables) // wide)
     figure, axes = plt.subplots(
-        high, wide, figsize=(4.3 * wide, 3.7 * high), squeeze=False, layout="constrained"
+        high, wide, figsize=(4.3 * wide, 3.2 * high + 0.7), squeeze=False, layout="constrained"
     )
     for ax in axes.flat[len(tables) :]:
         ax.axis("off")
@@ -97,17 +98,27 @@ def scene_table(tables: Mapping[str, pd.DataFrame], title: str) -> Figure:
     return figure
 
 
-def own_and_others(table: pd.DataFrame) -> tuple[float, float]:
-    """Return the share of words changed of the hidden scene, and of the others."""
-    same = table["hidden"] == table["words_of"]
-    return float(table[same]["changed"].mean()), float(table[~same]["changed"].mean())
+def scenes_title(tables: Sequence[pd.DataFrame]) -> str:
+    """Return what hiding a scene changes: of its own words, and of the words of other scenes, if scene 1 is
+    hidden and if another one is. tables: of `evaluation.blocking.scene_losses`."""
+
+    def means(which: Callable[[pd.DataFrame], Any]) -> str:
+        return " and ".join(f"{100 * table[which(table)]['changed'].mean():.0f} %" for table in tables)
+
+    own = means(lambda table: table["hidden"] == table["words_of"])
+    first = means(lambda table: (table["hidden"] == 1) & (table["words_of"] > 1))
+    other = means(lambda table: (table["hidden"] > 1) & (table["hidden"] != table["words_of"]))
+    return (
+        f"Hide a scene from layer 0 on: {own} of its own words\nchange; of other scenes' words "
+        f"{first} if scene 1\nis hidden, else {other} (constructed and footage)"
+    )
 
 
 def word_table(clip: Clip, changed: Tensor, title: str) -> Figure:
     """Draw which words change (columns) when the tokens that a word names are hidden (rows). changed: of
     `hide_each_word`."""
     words = [clip.answer[step] for step in naming_steps(clip)]
-    side = 0.36 * len(words) + 1.6
+    side = 0.3 * len(words) + 1.4
     figure, ax = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
     ax.imshow(changed.float(), cmap="rocket_r", vmin=0, vmax=1.1)
     for line in range(clip.places, len(words), clip.places):
@@ -117,7 +128,7 @@ def word_table(clip: Clip, changed: Tensor, title: str) -> Figure:
     ax.set_yticks(range(len(words)), words)
     ax.grid(visible=False)
     ax.set(xlabel="word of the answer (dark: changed)", ylabel="word whose tokens are hidden")
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
     return figure
 
 
@@ -180,28 +191,6 @@ def heads_used(table: pd.DataFrame, from_layer: int, title: str) -> Figure:
         ax.legend(frameon=False, fontsize=10)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
-
-
-def spills(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return a row for each table and hidden scene: the share of words changed of its own, and of the other
-    scenes. tables: of `evaluation.blocking.scene_losses`."""
-    rows = []
-    for name, table in tables.items():
-        for hidden, group in table.groupby("hidden"):
-            own, others = own_and_others(group)
-            rows.append({"which": name, "hidden": hidden, "own": own, "others": others})
-    return pd.DataFrame(rows)
-
-
-def spill_text(table: pd.DataFrame) -> str:
-    """Return, as Markdown, what hiding scene 1 does to the words of other scenes, and what hiding another."""
-    lines = ["Of the words of *other* scenes, so many change:", ""]
-    for name, rows in table.groupby("which", sort=False):
-        first, later = rows[rows["hidden"] == 1]["others"], rows[rows["hidden"] > 1]["others"]
-        lines.append(
-            f"- {name}: {first.mean():.0%} if scene 1 is hidden, {later.mean():.0%} if another one is"
-        )
-    return "\n".join(lines)
 
 
 def heads_text(tables: Mapping[str, pd.DataFrame], from_layer: Mapping[str, int]) -> str:

@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from dycoke_lab.evaluation.blocking import aim_of
-from dycoke_lab.methods import METHODS, Compression, colour_of
+from dycoke_lab.methods import Compression, colour_of
 from dycoke_lab.specimen.clips import clip_names
 from dycoke_lab.viz.clip_runs import Clip, ClipRun, ClipRunner
 from dycoke_lab.viz.plots import ACTIVE, RETURNED, RIGHT_ANSWER
@@ -53,7 +53,7 @@ def heads_on_frames(clip: Clip, run: ClipRun, step: int, places: Places, title: 
     named = clip.named(step)
     first = int(named.flatten(1).any(1).nonzero()[0])
     shown = range(max(0, first - 2), min(len(clip.pixels), first + 5))
-    size = (1.5 * len(shown), 1.75 * len(places) + 0.7)
+    size = (1.75 * len(shown) + 0.4, 2.0 * len(places) + 0.6)
     figure, axes = plt.subplots(len(places), len(shown), figsize=size, squeeze=False, layout="constrained")
     for row, (layer, head) in zip(axes, places, strict=True):
         values = run.trace.attention[step][layer, head, 0]
@@ -61,8 +61,8 @@ def heads_on_frames(clip: Clip, run: ClipRun, step: int, places: Places, title: 
         weight = clip.grid(values / values.max())
         for ax, frame in zip(row, shown, strict=True):
             _overlay(ax, clip.pixels[frame], weight[frame], named[frame])
-            ax.set_title(f"frame {frame}", fontsize=9, fontweight="normal", loc="center")
-        row[0].set_ylabel(f"layer {layer}, head {head}\naim {share}", fontsize=10)
+            ax.set_title(f"frame {frame}", fontsize=11, fontweight="normal", loc="center")
+        row[0].set_ylabel(f"layer {layer}, head {head}\naim {share}", fontsize=11)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
 
@@ -132,49 +132,39 @@ def mean_or_best(by_head: Tensor, by_mean: Tensor, title: str) -> Figure:
     return figure
 
 
-def unread_table(diagnoses: pd.DataFrame, losses: pd.DataFrame, prune_ratio: float = 0.9) -> pd.DataFrame:
-    """Return, by specimen and L, in %: unread; expected and measured loss of dynamic pruning (mean over
-    seeds). diagnoses, losses: as `evaluation.evidence` has them."""
-    keys = ["specimen", "from_layer"]
-    mine = [
-        table[(table["method"] == "dynamic") & (table["prune_ratio"] == prune_ratio)].groupby(keys)
-        for table in (diagnoses, losses)
-    ]
-    found = mine[0][["unread", "expected"]].mean().join(mine[1]["loss"].mean().rename("measured"))
-    found = (100 * found).reset_index()
-    return found.astype({"from_layer": int})
+def reading_table(diagnoses: pd.DataFrame, specimen: str, prune_ratio: float) -> pd.DataFrame:
+    """Return, by L, in %, mean over seeds: unread, and the words that change under dynamic pruning.
+    diagnoses: as `evaluation.evidence` has them."""
+    rows = diagnoses[(diagnoses["specimen"] == specimen) & (diagnoses["prune_ratio"] == prune_ratio)]
+    found = 100 * rows[rows["method"] == "dynamic"].groupby("from_layer")[["unread", "changed"]].mean()
+    found.index = found.index.astype(int)
+    return found
 
 
-def unread_lines(table: pd.DataFrame, title: str) -> Figure:
-    """Draw unread, expected and measured loss against L, a panel a specimen. table: of `unread_table`."""
-    names = list(table["specimen"].unique())
-    size = (max(8.5, 4.6 * len(names)), 4.4)
-    figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    looks = {
-        "unread": ("no video from L on: words that change", "0.4", "o-"),
-        "expected": ("expected loss, dynamic", RETURNED, "s-"),
-        "measured": ("measured loss, dynamic", colour_of("dynamic"), "D"),
-    }
-    for ax, name in zip(axes[0], names, strict=True):
-        rows = table[table["specimen"] == name]
-        for column, (label, colour, marker) in looks.items():
-            ax.plot(rows["from_layer"], rows[column], marker, color=colour, label=label, linewidth=2.2)
-        ax.set_title(name, fontsize=11, fontweight="normal")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.set(xlabel="L, the first pruned layer", ylabel="% of words" if ax is axes[0, 0] else "")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+def reading_lines(table: pd.DataFrame, most: float, layer: int, title: str) -> Figure:
+    """Draw unread, and what dynamic pruning changes, against L; the L that was chosen, and the % that it may
+    change at most. table: of `reading_table`."""
+    figure, ax = plt.subplots(figsize=(8.5, 4.4), layout="constrained")
+    ax.plot(
+        table.index, table["unread"], "o-", color="0.4", linewidth=2.5, label="unread: no video from L on"
+    )
+    look: dict[str, Any] = dict(color=colour_of("dynamic"), linewidth=2.5)
+    ax.plot(table.index, table["changed"], "D-", label="dynamic pruning from L on", **look)
+    ax.axhline(most, color="0.4", linestyle=":", label=f"{most:g} %")
+    ax.axvline(layer, color=RETURNED, linestyle="--", label=f"L = {layer}, chosen")
+    ax.legend(frameon=False)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(xlabel="L, the first pruned layer", ylabel="words that change, %", title=title, ylim=(0, None))
     return figure
 
 
 def walks(maps: Mapping[str, Any], title: str) -> Figure:
     """Draw (steps, frames) for each specimen: which frame gets how much of each step's attention."""
-    size = (5.4 * len(maps), 4.9)
+    size = (4.8 * len(maps), 4.6)
     figure, axes = plt.subplots(1, len(maps), figsize=size, squeeze=False, layout="constrained")
     for ax, (name, where) in zip(axes[0], maps.items(), strict=True):
         picture = ax.imshow(100 * where, aspect="auto", cmap="rocket_r", vmin=0, interpolation="nearest")
-        label = "the step's attention within the video, %" if ax is axes[0, -1] else ""
+        label = "attention within the video, %" if ax is axes[0, -1] else ""
         figure.colorbar(picture, ax=ax, label=label)
         ax.set(xlabel="frame", ylabel="step" if ax is axes[0, 0] else "")
         ax.set_title(name, fontsize=11, fontweight="normal")
@@ -197,12 +187,11 @@ def step_lines(
 ) -> Figure:  # fmt: skip
     """Draw measures by step, in %, a panel a specimen: the mean, and a band from the lowest to the highest
     tenth of videos. tables: of `first_look.by_step`. names: what each measure is called."""
-    size = (5.4 * len(tables), 4.5)
+    size = (4.8 * len(tables), 4.4)
     figure, axes = plt.subplots(
         1, len(tables), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
-    plain = dict(zip(names, (RETURNED, ACTIVE, "#cc78bc"), strict=False))
-    colours = {name: colour_of(name) if name in METHODS else plain.get(name, "0.4") for name in names}
+    colours = dict(zip(names, (RETURNED, ACTIVE), strict=False))
     for ax, (specimen, table) in zip(axes[0], tables.items(), strict=True):
         for measure, name in names.items():
             rows = table[(table["measure"] == measure) & table["mean"].notna()]
@@ -215,7 +204,7 @@ def step_lines(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set(xlabel="step", ylabel=ylabel if ax is axes[0, 0] else "", ylim=(0, None))
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=10)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=11)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
 
@@ -226,18 +215,18 @@ def cosine_bars(table: pd.DataFrame, title: str) -> Figure:
     table: columns specimen, between, cosine_to_previous, by_frame.
     """
     long = table.melt(["specimen", "between"], ["cosine_to_previous", "by_frame"], "of", "cosine")
-    long["of"] = long["of"].map({"cosine_to_previous": "token by token", "by_frame": "frame by frame"})
+    long["of"] = long["of"].map({"cosine_to_previous": "over tokens", "by_frame": "over frames"})
     names = list(long["specimen"].unique())
-    size = (5.2 * len(names), 4.2)
+    size = (4.8 * len(names), 4.2)
     figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax, name in zip(axes[0], names, strict=True):
         rows = long[long["specimen"] == name]
-        look: dict[str, Any] = dict(palette=[ACTIVE, "#e69f00"], errorbar=None, legend=ax is axes[0, -1])
+        look: dict[str, Any] = dict(palette=[ACTIVE, "0.7"], errorbar=None, legend=ax is axes[0, -1])
         sns.barplot(rows, x="between", y="cosine", hue="of", ax=ax, **look)
         for bars in ax.containers:
             ax.bar_label(bars, fmt="%.2f", fontsize=10)
         ax.set_title(name, fontsize=11, fontweight="normal")
-        ax.set(xlabel="the two steps' words", ylabel="cosine with the step before", ylim=(0, 1.12))
-    axes[0, -1].legend(title="", frameon=False, loc="upper left", ncols=2, fontsize=9)
+        ax.set(xlabel="between the two steps", ylabel="cosine with the step before", ylim=(0, 1.25))
+    axes[0, -1].legend(title="", frameon=False, loc="upper left", ncols=2, fontsize=11)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure

@@ -10,8 +10,3 @@ def step_cosines(attention):
 def held_by_the_first_look(attention, count):
     first = attention[0].topk(count).indices
     return 100 * attention[:, first].sum(1) / attention.sum(1)
-
-
-def where_it_moves(attention, per_frame, below):
-    frames = attention.unflatten(1, (-1, per_frame)).sum(2)
-    return [step for step, value in enumerate(step_cosines(frames), start=1) if value < below]

@@ -16,7 +16,7 @@ from dycoke_lab.evaluation.blocking import (
     part_of,
     scene_losses,
 )
-from dycoke_lab.evaluation.first_look import by_step, covered, kinds_of_steps, look_again
+from dycoke_lab.evaluation.first_look import by_step, kinds_of_steps, look_again
 from dycoke_lab.evaluation.grids import answer_task
 from dycoke_lab.specimen.tasks import make_task
 
@@ -85,11 +85,3 @@ def test_the_first_look(constructed):
 def test_what_separates_two_steps():
     scene = torch.tensor([0, 0, -1, 1, 1, -1])
     assert kinds_of_steps(scene) == ["first", "same scene", "comma", "new scene", "same scene", "comma"]
-
-
-def test_a_choice_at_every_step_covers_more_than_one_choice(constructed):
-    model, task = constructed
-    table = covered(model, task, 3, 0.9, ["dynamic", "last_query"])
-    assert len(table) == 4 * (task.answer.shape[1] - 1) and table["step"].min() == 1
-    assert (table["best"] >= table[["dynamic", "last_query"]].max(axis=1) - 1e-6).all()
-    assert table["dynamic"].mean() > table["last_query"].mean()

@@ -15,7 +15,7 @@ from dycoke_lab.methods import Compression
 from dycoke_lab.viz.clip_runs import ClipRunner
 from dycoke_lab.viz.course_block import blocked_run, changed_words
 
-__all__ = ["last_layer_that_reads", "one_word", "renormalised"]
+__all__ = ["one_word", "renormalised"]
 CLIP = "constructed-4-scenes.mp4"  # of the exercise `one_word`
 
 
@@ -41,34 +41,6 @@ def renormalised(yours: Any) -> bool:
         row = drawn(60 + n, 4 + n) + 0.01
         cases.append((row / row.sum(), [n % 4] if n < 3 else [0, 2]))
     return compare(yours, reference, cases, hints, "The tokens that stay keep their proportions.")
-
-
-def last_layer_that_reads(yours: Any) -> bool:
-    """`last_layer_that_reads(changed, most)`: changed: for L = 0, 1, 2, ..., the % of words that change if
-    the video is hidden from layer L on. Which is the last layer that reads, if up to `most` % do not
-    count?"""
-
-    def reference(changed: list[float], most: float) -> int:
-        last = 0
-        for layer, value in enumerate(changed):
-            if value > most:
-                last = layer
-        return last
-
-    def hints(found: Any, expected: Any, case: Case) -> str:
-        changed, most = case
-        if same(found, expected + 1):
-            return (
-                f"Hidden from L = {found} on, no more than {most} % change: layer {found} and those above "
-                "read nothing that counts. The last that reads is the one below."
-            )
-        return f"For {changed} (L = 0, 1, ...) and {most} %, expected {expected}, found {found}."
-
-    cases: list[Case] = [
-        ([80.0, 80.0, 20.0, 1.0, 0.0], 2.0), ([90.0, 95.0, 60.0, 30.0], 2.0), ([50.0, 0.0, 0.0], 2.0),
-        ([70.0, 60.0, 3.0, 0.0, 2.5, 0.0], 2.0),
-    ]  # fmt: skip
-    return compare(yours, reference, cases, hints, "Above it the video's memory could be freed for good.")
 
 
 def one_word(yours: Any, clip: str = CLIP) -> bool:
@@ -97,7 +69,8 @@ def one_word(yours: Any, clip: str = CLIP) -> bool:
     if not changed:
         return hint(
             f"No word changes with these {len(tokens)} tokens hidden. Neighbouring frames show the same "
-            "thing: hide what a word names in all frames of its scene."
+            "thing: hide what a word names in all frames of its scene. If you did, the model guesses this "
+            "word right without seeing it: take another word."
         )
     return hint(
         f"{len(changed)} words change (steps {changed[:8]}), and one is wanted. Hide fewer tokens: only "

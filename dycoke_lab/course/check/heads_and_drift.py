@@ -7,20 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dycoke_lab.course.check.block import last_layer_that_reads, one_word, renormalised
+from dycoke_lab.course.check.block import one_word, renormalised
 from dycoke_lab.course.check.small import drawn, listed
 from dycoke_lab.course.check.verdict import Case, compare, same
 
 __all__ = [
     "aim_of_a_head",
     "held_by_the_first_look",
-    "last_layer_that_reads",
-    "mean_and_best",
     "one_word",
     "pick_the_layer",
     "renormalised",
     "step_cosines",
-    "where_it_moves",
 ]
 
 
@@ -49,38 +46,6 @@ def aim_of_a_head(yours: Any) -> bool:
 
     cases = [(0.6 * drawn(n, 6) / 6, torch.arange(6) % 3 == n % 3) for n in range(5)]
     return compare(yours, reference, cases, hints, "A head aims if this is large, whatever the text gets.")
-
-
-def mean_and_best(yours: Any) -> bool:
-    """`mean_and_best(attention, named)`: two numbers, in %: the aim of the mean over heads, and the aim of
-    the best head. attention: (heads, tokens). named: (tokens,) of bool."""
-
-    def reference(attention: Tensor, named: Tensor) -> list[float]:
-        rows = [*attention, sum(attention) / len(attention)]
-        aims = [100 * float(row[named].sum() / row.sum()) for row in rows]
-        return [aims[-1], max(aims[:-1])]
-
-    def hints(found: Any, expected: Any, case: Case) -> str:
-        attention, named = case
-        aims = [100 * float(row[named].sum() / row.sum()) for row in attention]
-        text = f"Expected {expected[0]:.1f} and {expected[1]:.1f} where the heads aim {listed(aims)}."
-        if same(found, [sum(aims) / len(aims), max(aims)]):
-            return (
-                "You took the mean of the heads' aims. A method takes the mean of their attention first, and "
-                f"a head that gives the video more counts more. {text}"
-            )
-        if same(found, expected[::-1]):
-            return "The other way round: first the mean over heads, then the best head."
-        return text
-
-    cases = [(drawn(20 + n, 4, 6) * drawn(n, 4, 1), torch.arange(6) // 2 == n % 3) for n in range(5)]
-    return compare(
-        yours,
-        reference,
-        cases,
-        hints,
-        "Heads that look elsewhere dilute the mean; the best head is not asked.",
-    )
 
 
 def pick_the_layer(yours: Any) -> bool:
@@ -163,43 +128,6 @@ def held_by_the_first_look(yours: Any) -> bool:
 
     cases = [(drawn(40 + n, 3 + n, 8), 1 + n % 3) for n in range(5)]
     return compare(yours, reference, cases, hints, "This is what a single choice leaves for later steps.")
-
-
-def where_it_moves(yours: Any) -> bool:
-    """`where_it_moves(attention, per_frame, below)`: at which steps do the frames' shares have a cosine below
-    this with the step before? A list of steps. attention: (steps, tokens), `per_frame` tokens a frame."""
-
-    def steps(rows: Tensor, below: float) -> list[int]:
-        close = torch.nn.functional.cosine_similarity(rows[1:], rows[:-1], dim=1)
-        return [step for step, value in enumerate(close.tolist(), 1) if value < below]
-
-    def frames(attention: Tensor, per_frame: int) -> Tensor:
-        return torch.stack([part.sum(1) for part in attention.split(per_frame, 1)], 1)
-
-    def reference(attention: Tensor, per_frame: int, below: float) -> list[int]:
-        return steps(frames(attention, per_frame), below)
-
-    def hints(found: Any, expected: Any, case: Case) -> str:
-        attention, per_frame, below = case
-        by_frame = frames(attention, per_frame)
-        if expected and same(found, [step - 1 for step in expected]):
-            return "You are one step early: the first cosine belongs to step 1, not to step 0."
-        if same(found, steps(attention, below)):
-            return (
-                f"You compared token by token. Sum over the {per_frame} tokens of each frame first: within a "
-                "scene the words are in the same frames."
-            )
-        rows = [listed(row) for row in by_frame.tolist()]
-        return f"By frame the steps are {rows}: below {below} at {expected}; found {found}."
-
-    cases = []
-    for n in range(5):
-        at = torch.tensor([0, 0, 1, 1, 1, 2] if n % 2 else [0, 1, 1, 2, 2])
-        tokens = torch.zeros(len(at), 6) + 0.01
-        for step, frame in enumerate(at.tolist()):
-            tokens[step, 2 * frame + (step + n) % 2] = 1
-        cases.append((tokens, 2, 0.5 + 0.05 * n))
-    return compare(yours, reference, cases, hints, "Within a scene attention stays in its frames.")
 
 
 def _numbers(attention: Tensor, named: Tensor, found: Any, expected: float) -> str:

@@ -131,7 +131,7 @@ def memory(table: pd.DataFrame, title: str) -> Figure:
     kinds = ["full cache", "merged", "inactive on the device", "evicted"]
     names = ["full cache", "merging alone", "DyCoke, tokens can return", "one choice, the rest evicted"]
     figure, axes = plt.subplots(
-        1, len(table), figsize=(4.6 * len(table) + 2.2, 3.4), sharey=True, squeeze=False, layout="constrained"
+        1, len(table), figsize=(3.4 * len(table) + 2.4, 3.4), sharey=True, squeeze=False, layout="constrained"
     )
     for ax, row in zip(axes[0], table.to_dict("records"), strict=True):
         kept = [row[kind] for kind in kinds]

@@ -49,7 +49,8 @@ def show_frame(
 ) -> None:
     """Draw one frame (3, height, width), 0 to 1. The others are (rows, cols), one value a visual token.
 
-    weight is drawn as brightness up to `top`, shade whitens tokens that are absent, outline boxes tokens.
+    weight is drawn as brightness up to `top`, shade whitens tokens that are absent, outline boxes tokens in
+    green.
     """
     picture = pixels.permute(1, 2, 0).numpy()
     height, width = picture.shape[:2]
@@ -59,8 +60,9 @@ def show_frame(
         picture = picture * (0.3 + 0.7 * light)
     ax.imshow(picture, interpolation="nearest", extent=(0, width, height, 0))
     whitened = dict(facecolor="#ffffff", alpha=0.82, edgecolor="none")
-    boxed = dict(fill=False, edgecolor=RETURNED, linewidth=2.5)
-    for mask, look in ((shade, whitened), (outline, boxed)):
+    edge = dict(fill=False, edgecolor="white", linewidth=4.5)  # or no box would be seen on its own colour
+    boxed = dict(fill=False, edgecolor=RIGHT_ANSWER, linewidth=2.2)
+    for mask, look in ((shade, whitened), (outline, edge), (outline, boxed)):
         if mask is not None:
             high, wide = height / mask.shape[0], width / mask.shape[1]
             for row, col in mask.nonzero().tolist():
@@ -74,7 +76,7 @@ def filmstrip(
 ) -> Figure:
     """Draw frames (frames, 3, height, width) in rows; masks as in `show_frame`, each (frames, rows, cols)."""
     rows = -(-len(pixels) // per_row)
-    size = (1.45 * per_row, 1.8 * rows + 0.5)
+    size = (1.3 * per_row, 1.65 * rows + 0.5)
     figure, axes = plt.subplots(rows, per_row, figsize=size, squeeze=False, layout="constrained")
     for number, ax in enumerate(axes.flat):
         if number < len(pixels):

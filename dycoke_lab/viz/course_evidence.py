@@ -25,8 +25,8 @@ PARTS = {"weights": "#999999", "keys and values": "#0072b2", "free": "#ffffff"}
 
 
 def motions(world: World, seed: int = 5, frames: int = 8) -> Figure:
-    """Draw one video of two scenes for each motion of the camera, a row each; a box marks a visual token
-    with writing on it."""
+    """Draw one video of two scenes for each motion of the camera, a row each; a line surrounds the visual
+    tokens with writing on them."""
     figure, axes = plt.subplots(
         len(world.motions), frames, figsize=(1.3 * frames, 1.75 * len(world.motions)), layout="constrained"
     )

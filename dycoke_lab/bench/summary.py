@@ -23,6 +23,7 @@ from dycoke_lab.results.rows import read_rows
 Interval = tuple[float, float, float]  # middle, low, high
 Line = dict[str, Any]
 JOB = ("shape", "frames", "batch", "new_tokens")
+JOB_NAMED = "{} · {} frames · batch {} · {} new tokens"
 TRUNCATED = ("truncated", "truncated-stock")
 RATIOS = {
     "prefill / full": ("prefill", "full"),
@@ -223,16 +224,27 @@ def summary(folder: Path) -> str:
     text = []
     for job in dict.fromkeys(tuple(line[name] for name in JOB) for line in lines):
         mine = [line for line in lines if tuple(line[name] for name in JOB) == job]
-        text.append("{} · {} frames · batch {} · {} new tokens".format(*job))
+        text.append(JOB_NAMED.format(*job))
         text += [f"encoding the frames: {line['vision']:.3f} s" for line in mine if "vision" in line]
         if measured := [line for line in mine if "step" in line]:
-            cells = pd.DataFrame(
-                [_cells(line) for line in measured], index=[line["config"] for line in measured]
-            )
-            text.append(cells.loc[:, (cells != "").any()].to_string())
+            text.append(_short(measured).to_string())
         text += [f"{line['config']}: {line['error']}" for line in mine if "error" in line]
         text.append("")
     return "\n".join([*text, LEGEND])
+
+
+def summaries(folder: Path) -> dict[str, pd.DataFrame]:
+    """Return the tables of `summary`, by job; of jobs that have one. Their columns: as `LEGEND` says."""
+    jobs: dict[str, list[Line]] = {}
+    for line in table(folder):
+        if "step" in line:
+            jobs.setdefault(JOB_NAMED.format(*(line[name] for name in JOB)), []).append(line)
+    return {job: _short(lines) for job, lines in jobs.items()}
+
+
+def _short(lines: Sequence[Line]) -> pd.DataFrame:
+    cells = pd.DataFrame([_cells(line) for line in lines], index=[line["config"] for line in lines])
+    return cells.loc[:, (cells != "").any()]
 
 
 def _cells(line: Line) -> dict[str, str]:

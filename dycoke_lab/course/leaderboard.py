@@ -125,7 +125,7 @@ def rank(
     as `Class(prune_ratio=..., from_layer=...)` on descriptions of four scenes, one specimen of each
     world; lost: against the full cache, the mean of the worlds. kept, %: the most visual tokens that a
     layer from L on attended to at any step, measured. chooses: "once", or "again" where a later step
-    attended to other tokens than the first. beats: the controls that lose more. ahead of FastV, low,
+    attended to other tokens than the first. loses less than: which of the controls. ahead of FastV, low,
     high: points on the same videos, with a 95 % interval over videos. A method that raises, or attends
     to more tokens than the others may, has no place, and its `note` says why. split: "validation" has
     other videos, to try things on.
@@ -144,7 +144,7 @@ def rank(
     table = pd.DataFrame([*rows, *({"method": name, "note": why} for name, why in wrong.items())])
     lost = {row["method"]: row["points lost"] for row in rows}
     controls = [label_of(name) for name in CONTROLS if name in beside]
-    table["beats"] = [
+    table["loses less than"] = [
         ", ".join(control for control in controls if row.get("points lost", np.inf) < lost[control])
         for row in table.to_dict("records")
     ]

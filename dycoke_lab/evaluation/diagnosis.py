@@ -128,11 +128,11 @@ def diagnosis_text(table: pd.DataFrame, prune_ratio: float) -> str:
         if name in RUN:
             shown[label_of(name), "changed"] = by_layer["changed", name]
     layer = recommended(rows)
-    dynamic, once = (f"{by_layer['changed', name][layer]:.1%}" for name in RUN)
+    dynamic, once = (f"{100 * by_layer['changed', name][layer]:.1f} %" for name in RUN)
     return "\n\n".join([
         f"P = {prune_ratio:g}. changed: % of the answer's tokens that come out otherwise; covered: % of the "
         "attention\nwithin the video, in the layers from L on, that falls on the tokens kept.",
         (100 * pd.DataFrame(shown)).round(1).rename_axis("L").to_string(),
-        f"Recommended: L = {layer}, the lowest where dynamic pruning changes at most {LOSS:.0%} of the "
-        f"tokens,\nor the least. It changes {dynamic} there; one-shot, last query, changes {once}.",
+        f"Recommended: L = {layer}, the lowest where dynamic pruning changes at most {100 * LOSS:.0f} % of "
+        f"the tokens,\nor the least. It changes {dynamic} there; one-shot, last query, changes {once}.",
     ])  # fmt: skip

@@ -81,7 +81,7 @@ def stages(lines: Sequence[Line], title: str) -> Figure:
     """
     drawn = [line for line in lines if "step" in line and line["config"] != "capture"]
     vision = drawn[0]["ttft"] - drawn[0]["prefill"] if drawn[0]["ttft"] else 0.0
-    figure, ax = plt.subplots(figsize=(9.5, 0.42 * len(drawn) + 1.9), layout="constrained")
+    figure, ax = plt.subplots(figsize=(9, 0.42 * len(drawn) + 1.9), layout="constrained")
     for place, line in enumerate(drawn):
         merge, select = line["merge share"] * line["prefill"], line["new_tokens"] * line["select"]
         parts = [vision, merge, line["prefill"] - merge, line["total"] - line["prefill"] - select, select]
@@ -105,7 +105,7 @@ def against(lines: Sequence[Line], title: str, to: str = "full-in-place", goal: 
     to: "full-in-place", "full", "truncated" or "merge". goal: marked where it is not 1.
     """
     drawn = [line for line in lines if line.get(f"step / {to}") and line["config"].startswith("dycoke")]
-    figure, ax = plt.subplots(figsize=(9.5, 0.36 * len(drawn) + 1.6), layout="constrained")
+    figure, ax = plt.subplots(figsize=(9, 0.36 * len(drawn) + 1.9), layout="constrained")
     colour = colour_of("dynamic")
     for place, line in enumerate(drawn):
         middle, low, high = line[f"step / {to}"]
@@ -115,7 +115,7 @@ def against(lines: Sequence[Line], title: str, to: str = "full-in-place", goal: 
     ax.axvline(1.0, color="0.3", linewidth=1)
     if goal != 1.0:
         ax.axvline(goal, color="#d55e00", linestyle="--", linewidth=1.5, label=f"goal: at most {goal:g}")
-        figure.legend(loc="outside lower right", frameon=False, fontsize=10)
+        figure.legend(loc="outside lower left", frameon=False, fontsize=11)
     names = [
         f"{line['frames']} frame{'s' * (line['frames'] > 1)}, {line['config'].removeprefix('dycoke ')}"
         for line in drawn
@@ -161,16 +161,26 @@ def roofline(folder: Path, title: str) -> Figure:
 
 
 def gains(tables: dict[str, pd.DataFrame], title: str) -> Figure:
-    """Draw tables of `predictions.gain` side by side, in per cent."""
-    size = 3.3 * len(tables) + 0.6, 3.9
+    """Draw tables of `predictions.gain`, two in a row, in per cent."""
+    down = -(-len(tables) // 2)
     figure, axes = plt.subplots(
-        1, len(tables), figsize=size, sharey=True, squeeze=False, layout="constrained"
+        down,
+        2,
+        figsize=(8.5, 3.2 * down + 0.6),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     look = dict(fmt=".0f", cmap="vlag_r", vmin=-60, vmax=60, cbar=False)
-    for ax, (name, found) in zip(axes.flat, tables.items(), strict=True):
-        sns.heatmap(100 * found, ax=ax, annot=True, annot_kws={"fontsize": 10}, **look)
-        ax.set_title(name, fontsize=11, fontweight="normal")
+    for number, (ax, (name, found)) in enumerate(zip(axes.flat, tables.items(), strict=False)):
+        values = (100 * found).round() + 0.0  # without -0
+        sns.heatmap(values, ax=ax, annot=True, annot_kws={"fontsize": 11}, **look)
+        ax.set_title(name, fontsize=12, fontweight="normal")
         ax.tick_params(axis="y", rotation=0)
-        ax.set(ylabel="frames" if ax is axes[0, 0] else "")
+        ax.set(ylabel="" if number % 2 else "frames")
+        ax.set(xlabel="batch" if number // 2 == down - 1 else "")
+    for ax in list(axes.flat)[len(tables) :]:
+        ax.remove()
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure

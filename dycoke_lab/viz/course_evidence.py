@@ -25,8 +25,8 @@ PARTS = {"weights": "#999999", "keys and values": "#0072b2", "free": "#ffffff"}
 
 
 def motions(world: World, seed: int = 5, frames: int = 8) -> Figure:
-    """Draw one video of two scenes for each motion of the camera, a row each; a box marks a visual token
-    with writing on it."""
+    """Draw one video of two scenes for each motion of the camera, a row each; a line surrounds the visual
+    tokens with writing on them."""
     figure, axes = plt.subplots(
         len(world.motions), frames, figsize=(1.3 * frames, 1.75 * len(world.motions)), layout="constrained"
     )
@@ -131,7 +131,7 @@ def memory(table: pd.DataFrame, title: str) -> Figure:
     kinds = ["full cache", "merged", "inactive on the device", "evicted"]
     names = ["full cache", "merging alone", "DyCoke, tokens can return", "one choice, the rest evicted"]
     figure, axes = plt.subplots(
-        1, len(table), figsize=(4.6 * len(table) + 2.2, 3.4), sharey=True, squeeze=False, layout="constrained"
+        1, len(table), figsize=(3.4 * len(table) + 2.4, 3.4), sharey=True, squeeze=False, layout="constrained"
     )
     for ax, row in zip(axes[0], table.to_dict("records"), strict=True):
         kept = [row[kind] for kind in kinds]

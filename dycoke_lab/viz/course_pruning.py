@@ -117,7 +117,7 @@ def choice_tables(
     a panel's own title, by name; else the name.
     """
     steps, tokens = scores.shape
-    size = (max(6.5, 0.62 * tokens * len(choices) + 2.4), 0.55 * steps + 1.9)
+    size = (min(9.0, max(6.5, 0.62 * tokens * len(choices) + 2.4)), 0.55 * steps + 1.9)
     figure, axes = plt.subplots(1, len(choices), figsize=size, squeeze=False, layout="constrained")
     for ax, (name, active) in zip(axes[0], choices.items(), strict=True):
         state = token_states_by_hand(active)
@@ -159,27 +159,33 @@ def short_answers(table: pd.DataFrame, title: str) -> Figure:
     table: columns specimen, question, method, loss (0 to 1); the mean over seeds is drawn, and each seed.
     """
     names = list(table["specimen"].unique())
-    size = (max(8.5, 3.6 * len(names) + 1.4), 4.9)
+    size = (9, 4.9)
     figure, axes = plt.subplots(1, len(names), figsize=size, squeeze=False, sharey=True, layout="constrained")
     for ax, name in zip(axes[0], names, strict=True):
         rows = table[table["specimen"] == name]
-        for number, (method, part) in enumerate(rows.groupby("method", sort=False)):
-            _loss_line(ax, str(method), part, "--" if number % 2 else "-")  # lines may lie on each other
-        ax.set_xticks(range(len(QUESTIONS)), list(QUESTIONS.values()))
+        for method, part in rows.groupby("method", sort=False):
+            _loss_line(ax, str(method), part)
+        ax.set_xticks(range(len(QUESTIONS)), list(QUESTIONS.values()), fontsize=10)
+        ax.set_xlim(-0.45, len(QUESTIONS) - 0.55)
         ax.set(xlabel="the answer names", ylabel="words lost, points" if ax is axes[0, 0] else "")
         ax.set_title(name, fontsize=12, fontweight="normal")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    key: dict[str, Any] = {}
+    for ax in axes[0]:
+        handles, labels = ax.get_legend_handles_labels()
+        key |= dict(zip(labels, handles, strict=True))
+    look: Any = dict(loc="outside lower center", ncols=3, frameon=False, fontsize=11)
+    figure.legend(list(key.values()), list(key), **look)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
 
 
-def _loss_line(ax: Axes, method: str, rows: pd.DataFrame, style: str) -> None:
+def _loss_line(ax: Axes, method: str, rows: pd.DataFrame) -> None:
     places = list(QUESTIONS)
     mean = 100 * rows.groupby("question")["loss"].mean()
     mean = mean.reindex([question for question in places if question in mean.index])
     at = [places.index(str(question)) for question in mean.index]
     width = 3 if method == "dynamic" else 1.8
+    style = "--" if method == "fastv" else "-"  # it lies on one-shot, last query
     ax.plot(at, mean, style, color=colour_of(method), label=label_of(method), linewidth=width)
     dots = [places.index(question) for question in rows["question"]]
     ax.plot(dots, 100 * rows["loss"], "o", color=colour_of(method), markersize=5, alpha=0.6)
@@ -192,16 +198,24 @@ def lost_points(rows: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     return found.sort_values("method", key=lambda names: names.map(list(methods).index), kind="stable")
 
 
-def hindsight_table(known: pd.DataFrame) -> pd.DataFrame:
+def hindsight_table(known: pd.DataFrame, beside: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return words right, %, by what hindsight knows, and by the tokens kept, %, and the seed; without rows
-    if none were measured. known: as `evaluation.evidence.hindsights` has it."""
+    if none were measured. known: as `evaluation.evidence.hindsights` has it. beside: methods to compare with,
+    as `evaluation.evidence.at_layer` has them; only what `known` has, too, is shown."""
     table = known.assign(
         knows=known["future_of"].map(KNOWS),
         kept=(100 * (1 - known["prune_ratio"].astype(float))).round().astype(int),
     )
+    if beside is not None:
+        beside = beside.assign(knows=beside["method"].map(lambda name: f"nothing: {label_of(name)}"))
+        beside = beside.merge(table[["kept", "seed"]].drop_duplicates())
+        table = pd.concat([table, beside])[["knows", "kept", "seed", "mean"]]
+    table = table.sort_values(["kept", "seed"], ascending=[False, True], kind="stable")
     wide = 100 * table.pivot_table(index="knows", columns=["kept", "seed"], values="mean", sort=False)
     return (
         wide.astype(float)
         .round(1)
-        .rename_axis(index="hindsight knows", columns=["kept, %", "seed"][: wide.columns.nlevels])
+        .rename_axis(
+            index="of the future, the choice knows", columns=["kept, %", "seed"][: wide.columns.nlevels]
+        )
     )

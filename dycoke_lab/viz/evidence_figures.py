@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -146,18 +146,27 @@ def predicted(table: pd.DataFrame, x: str, title: str, xlabel: str) -> Figure:
     table: columns specimen, method, loss (0 to 1), `x`.
     """
     names = list(table["specimen"].unique())
-    size = (max(8.5, 3.6 * len(names)), 5.2)
-    figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for ax, name in zip(axes[0], names, strict=True):
+    across = min(3, len(names))
+    down = -(-len(names) // across)
+    size = (9, 2.7 * down + 1.5)
+    figure, axes = plt.subplots(
+        down, across, figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for number, (ax, name) in enumerate(zip(axes.flat, names, strict=False)):
         for method, rows in table[table["specimen"] == name].groupby("method"):
             look = dict(
                 color=colour_of(str(method)), label=label_of(str(method)), s=16, alpha=0.6, linewidth=0
             )
             ax.scatter(100 * rows[x], 100 * rows["loss"], **look)  # type: ignore[arg-type]
         ax.set_title(name, fontsize=11, fontweight="normal")
-        ax.set(xlabel=xlabel, ylabel="words lost, points" if ax is axes[0, 0] else "")
+        lowest = number + across >= len(names)
+        ax.tick_params(labelbottom=lowest)
+        ax.set(xlabel=xlabel if lowest else "", ylabel="" if number % across else "words lost, points")
+    for ax in list(axes.flat)[len(names) :]:
+        ax.remove()
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    look = dict(ncols=3, frameon=False, fontsize=11, markerscale=2)
+    legend = figure.legend(handles, labels, loc="outside lower center", **look)  # type: ignore[arg-type]
     for handle in legend.legend_handles:
         handle.set_alpha(1)  # type: ignore[union-attr]
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
@@ -177,6 +186,24 @@ def head_map(values: Tensor, title: str, label: str) -> Figure:
     return figure
 
 
+def spread(wanted: Sequence[float], room: float, low: float, high: float) -> list[float]:
+    """Return heights near the wanted ones, at least `room` apart, and from low to high if there is room.
+
+    wanted: in rising order.
+    >>> spread([1.0, 1.0, 5.0], 1.0, 0.0, 10.0)
+    [0.5, 1.5, 5.0]
+    """
+    groups: list[list[float]] = []  # of those that touch: what each would have, were it the lowest of all
+    for number, height in enumerate(wanted):
+        groups.append([height - number * room])
+        while len(groups) > 1 and fmean(groups[-2]) > fmean(groups[-1]):
+            last = groups.pop()
+            groups[-1] += last
+    heights = [fmean(group) for group in groups for _ in group]
+    most = high - (len(heights) - 1) * room
+    return [max(low, min(height, most)) + number * room for number, height in enumerate(heights)]
+
+
 def _panel() -> tuple[Figure, Axes]:
     return plt.subplots(figsize=(8.5, 4.8), layout="constrained")
 
@@ -187,15 +214,9 @@ def _label_ends(
     """Write each line's name at its end, or start; names that would overlap are moved apart. gap: between the
     last end and the names, in units of x."""
     low, high = ax.get_ylim()
-    room = (high - low) / 16
+    room = (high - low) / 15
     ends = sorted(ends, key=lambda end: end[0])
-    heights = np.array([end[0] for end in ends], float)
-    for _ in range(50):
-        for i in range(len(heights) - 1):
-            overlap = room - (heights[i + 1] - heights[i])
-            if overlap > 0:
-                heights[i], heights[i + 1] = heights[i] - overlap / 2, heights[i + 1] + overlap / 2
-    heights -= max(0.0, heights[-1] - high)
+    heights = spread([end[0] for end in ends], room, low + room / 2, high - room / 2)
     left, right = ax.get_xlim()
     apart = (right - left) / 30 if gap is None else gap
     apart, last = (-apart, 0.0) if at_start else (apart, max(end[3] for end in ends))

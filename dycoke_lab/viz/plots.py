@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -49,7 +50,8 @@ def show_frame(
 ) -> None:
     """Draw one frame (3, height, width), 0 to 1. The others are (rows, cols), one value a visual token.
 
-    weight is drawn as brightness up to `top`, shade whitens tokens that are absent, outline boxes tokens.
+    weight is drawn as brightness up to `top`, shade whitens tokens that are absent, outline draws a green
+    line around tokens.
     """
     picture = pixels.permute(1, 2, 0).numpy()
     height, width = picture.shape[:2]
@@ -59,14 +61,36 @@ def show_frame(
         picture = picture * (0.3 + 0.7 * light)
     ax.imshow(picture, interpolation="nearest", extent=(0, width, height, 0))
     whitened = dict(facecolor="#ffffff", alpha=0.82, edgecolor="none")
-    boxed = dict(fill=False, edgecolor=RETURNED, linewidth=2.5)
-    for mask, look in ((shade, whitened), (outline, boxed)):
-        if mask is not None:
-            high, wide = height / mask.shape[0], width / mask.shape[1]
-            for row, col in mask.nonzero().tolist():
-                ax.add_patch(Rectangle((col * wide, row * high), wide, high, **look))  # type: ignore[arg-type]
+    if shade is not None:
+        high, wide = height / shade.shape[0], width / shade.shape[1]
+        for row, col in shade.nonzero().tolist():
+            ax.add_patch(Rectangle((col * wide, row * high), wide, high, **whitened))  # type: ignore[arg-type]
+    if outline is not None:
+        sides = np.array(_sides(outline)).reshape(-1, 2, 2) * (
+            width / outline.shape[1],
+            height / outline.shape[0],
+        )
+        for colour, thick in (("white", 3.6), (RIGHT_ANSWER, 2.0)):  # green alone is lost on some frames
+            ax.add_collection(LineCollection(sides, colors=colour, linewidths=thick, capstyle="projecting"))
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=10, loc="center", fontweight="normal")
+
+
+def _sides(mask: Tensor) -> list[list[tuple[int, int]]]:
+    """Return the lines, each from (x, y) to (x, y), between tokens of a mask and those around them."""
+    there = {(row, col) for row, col in mask.nonzero().tolist()}
+    lines = []
+    for row, col in there:
+        x, y = col, row
+        for beside, line in (
+            ((row - 1, col), [(x, y), (x + 1, y)]),
+            ((row + 1, col), [(x, y + 1), (x + 1, y + 1)]),
+            ((row, col - 1), [(x, y), (x, y + 1)]),
+            ((row, col + 1), [(x + 1, y), (x + 1, y + 1)]),
+        ):
+            if beside not in there:
+                lines.append(line)
+    return lines
 
 
 def filmstrip(
@@ -74,7 +98,7 @@ def filmstrip(
 ) -> Figure:
     """Draw frames (frames, 3, height, width) in rows; masks as in `show_frame`, each (frames, rows, cols)."""
     rows = -(-len(pixels) // per_row)
-    size = (1.45 * per_row, 1.8 * rows + 0.5)
+    size = (1.3 * per_row, 1.65 * rows + 0.5)
     figure, axes = plt.subplots(rows, per_row, figsize=size, squeeze=False, layout="constrained")
     for number, ax in enumerate(axes.flat):
         if number < len(pixels):

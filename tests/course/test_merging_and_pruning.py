@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -14,7 +15,7 @@ from dycoke_lab.course import check
 from dycoke_lab.course.check import merging_and_pruning as module
 from dycoke_lab.methods import temporal_merge
 from dycoke_lab.results.folders import ROOT
-from dycoke_lab.viz import course_pruning
+from dycoke_lab.viz import course_pruning, evidence_figures
 
 SOLUTIONS = ROOT / "notebooks" / "solutions"
 NAMES = ("06_merging", "07_dynamic_pruning", "08_choice_or_moment")
@@ -181,6 +182,23 @@ def test_what_hindsight_knows_is_a_row_each():
         table.loc["the layers from L on", (10, 0)] == 90 and table.loc["the layers from L on", (5, 0)] == 50
     )
     assert table.loc["layer L - 1 alone", (10, 0)] == 75 and table.shape == (2, 3)
+
+
+def test_one_shot_stands_below_hindsight_where_both_were_measured():
+    known = pd.DataFrame([(1, 0.9, "above", 0.9)], columns=["seed", "prune_ratio", "future_of", "mean"])
+    other = pd.DataFrame(
+        [("last_query", 1, 10, 0.5), ("last_query", 0, 10, 0.4), ("last_query", 1, 30, 0.6)],
+        columns=["method", "seed", "kept", "mean"],
+    )
+    table = course_pruning.hindsight_table(known, other)
+    assert table[10, 1].to_dict() == {"the layers from L on": 90, "nothing: one-shot, last query": 50}
+    assert table.shape == (2, 1)
+
+
+def test_names_at_line_ends_are_moved_apart_and_stay_inside():
+    heights = evidence_figures.spread([0.0, 0.1, 0.2, 5.0, 9.9, 10.0], 1.0, 0.5, 9.5)
+    assert all(high - low >= 1 - 1e-9 for low, high in pairwise(heights))
+    assert heights[0] == 0.5 and heights[3] == 5.0 and heights[-1] == 9.5
 
 
 def test_a_table_of_no_rows_is_empty_and_can_be_shown():

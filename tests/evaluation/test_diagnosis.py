@@ -202,7 +202,7 @@ def test_the_diagnosis_as_text_says_what_to_choose():
     other = table.assign(prune_ratio=0.9, changed=0.0)
     text = diagnosis_text(pd.concat([table, other]), 0.7)
     assert text.startswith("P = 0.7.") and "Recommended: L = 2," in text
-    assert "It changes 1.5% there; one-shot, last query, changes 40.0%." in text
+    assert "It changes 1.5 % there; one-shot, last query, changes 40.0 %." in text
     lines = [line.split() for line in text.splitlines()]
     assert ["1", "40.0", "50.0", "30.0", "50.0", "45.0", "50.0", "50.0"] in lines
     assert max(map(len, text.splitlines())) <= 110

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL.Image import Image as Picture
 from torch import Tensor
@@ -26,9 +25,10 @@ from dycoke_lab.viz.frames.page import (
     small_plot,
     to_bytes,
 )
-from dycoke_lab.viz.plots import MERGED_AWAY, RETAINED
+from dycoke_lab.viz.plots import INACTIVE, MERGED_AWAY, RETAINED
 
-SIZE = 144  # pixels of a frame shown large
+SIZE, TABLE = 144, 272  # pixels of a frame shown large; how wide its cosines are
+MOST_NINES = 5.0  # cosines from .99999 stand at 1
 
 
 def merge_view(clip: Clip, merged: Merged, threshold: float, frame: int, window: int, title: str) -> Picture:
@@ -56,31 +56,34 @@ def _two_frames(
     frame: int,
     reference: int | None,
 ) -> None:
-    """Draw a frame and its reference, with each token's similarity written on it where there is room."""
+    """Draw a frame and its reference, and beside them each token's similarity where there is room."""
     pictures, (left, top) = enlarged(clip, SIZE), at
-    other = left + SIZE + 110
-    shown = ((left, reference, f"compared with {reference}"), (other, frame, f"frame {frame}"))
+    other = left + SIZE + 24
+    shown = ((left, reference, f"reference: {reference}"), (other, frame, f"frame {frame}"))
     for x, number, label in shown:
         if number is None:
-            page.text(x + SIZE / 2, top + 70, "first of its", anchor="mm")
-            page.text(x + SIZE / 2, top + 94, "window: retained whole", anchor="mm")
+            for line, text in enumerate(("first of", "its window:", "retained whole")):
+                page.text(x + SIZE / 2, top + 48 + 24 * line, text, SMALL + 1, anchor="mm")
             continue
         page.text(x + SIZE / 2, top - 14, label, anchor="mm")
         page.paste(x, top, as_picture(to_bytes(pictures[number])))
-        if number == frame and reference is not None and clip.side <= 6:
-            _similarities(page, (x, top), merged.similarity[frame], gone[frame])
+    if reference is not None and clip.side <= 6:
+        table = other + SIZE + 24
+        page.text(table + TABLE / 2, top - 14, f"cosines with {reference}", anchor="mm")
+        _similarities(page, (table, top), merged.similarity[frame], gone[frame])
 
 
 def _similarities(page: Page, at: tuple[float, float], similarity: Tensor, gone: Tensor) -> None:
     side, (x, top) = len(gone), at
+    wide, high, digits = TABLE / side, SIZE / side, 4 if side <= 4 else 3
     for token, value in enumerate(similarity.tolist()):
         row, col = divmod(token, side)
         white = bool(gone[row, col])
-        across, down = x + (col + 0.5) * SIZE / side, top + (row + 0.5) * SIZE / side
-        digits, size, half = (4, SMALL - 2, 18) if side <= 4 else (2, SMALL - 4, 11)
-        page.box((across - half, down - 9, across + half, down + 10), fill="white" if white else RETAINED)
+        box = (x + col * wide, top + row * high, x + (col + 1) * wide, top + (row + 1) * high)
+        page.box(box, fill="white" if white else RETAINED, outline=INACTIVE)
         text = f"{value:.{digits}f}".replace("0.", ".") if value < 1 - 0.5 * 0.1**digits else "1"
-        page.text(across, down, text, size, colour="black" if white else "white", anchor="mm")
+        middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        page.text(*middle, text, SMALL + 1, colour="black" if white else "white", anchor="mm")
 
 
 def _histogram(
@@ -90,35 +93,42 @@ def _histogram(
 
     values: (tokens,), cosines; away: (tokens,), boolean, merged away; threshold: a cosine."""
     x, y = at
-    low = min(0.9, float(np.floor(10 * values.min()) / 10)) if len(values) else 0.9
+    # rounded down, as the slider has it, so that it merges away what is shown as merged away
+    shown = np.floor(1e4 * threshold + 1e-6) / 1e4
+    nines, (place,) = _nines(values), _nines(np.array([shown]))
+    low = float(np.floor(min([1.0, place, *nines])))
     axes = _similarity_axes(low, 2 * max(100, len(values)))
     page.paste(x, y, axes.picture)
-    bins = np.linspace(low, 1.0, 41)
-    retained, all_of_them = np.histogram(values[~away], bins)[0], np.histogram(values, bins)[0]
+    bins = np.linspace(low, MOST_NINES, round(8 * (MOST_NINES - low)) + 1)
+    retained, all_of_them = np.histogram(nines[~away], bins)[0], np.histogram(nines, bins)[0]
     for start, end, below, above in zip(bins, bins[1:], retained, all_of_them, strict=False):
         left, right = x + axes.x(start), x + axes.x(end)
         for least, most, colour in ((0, below, RETAINED), (below, above, MERGED_AWAY)):
             if most > least:
                 page.box((left, y + axes.y(most), right, y + axes.y(least)), fill=colour)
-    # rounded down, as the slider has it, so that it merges away what is shown as merged away
-    shown = np.floor(1e4 * threshold + 1e-6) / 1e4
-    beyond = ", left of this plot" if threshold < low else ""
-    page.text(x + 62, y + 16, f"line: threshold {shown:.4f}{beyond}")
-    if low <= threshold <= 1:
-        line = x + axes.x(threshold)
-        page.line([(line, y + axes.area[1]), (line, y + axes.area[3])], "black", 3)
+    page.text(x + 62, y + 16, f"line: threshold {shown:.4f}")
+    for left, colour, name in ((x + 296, RETAINED, "retained"), (x + 396, MERGED_AWAY, "merged away")):
+        page.box((left, y + 9, left + 14, y + 23), fill=colour)
+        page.text(left + 19, y + 16, name, SMALL)
+    line = x + axes.x(place)
+    page.line([(line, y + axes.area[1]), (line, y + axes.area[3])], "black", 3)
+
+
+def _nines(values: NDArray[Any]) -> NDArray[Any]:
+    """Return where cosines stand on an axis that has as much room from .9 to .99 as from .99 to .999."""
+    return -np.log10((1 - values.astype(float)).clip(min=10.0**-MOST_NINES))
 
 
 @lru_cache(32)
 def _similarity_axes(low: float, most: int) -> Plot:
     def draw(ax: Any) -> None:
-        ax.set(xlim=(low, 1.0), ylim=(0.5, most), yscale="log")
+        ax.set(xlim=(low, MOST_NINES + 0.1), ylim=(0.5, most), yscale="log")
         ax.set_yticks([1, 10, 100], ["1", "10", "100"])
+        named = [n for n in range(5) if n >= low]
+        ax.set_xticks([*named, MOST_NINES], [*(f"{1 - 10.0**-n:.{n}f}" for n in named), "1"])
         ax.minorticks_off()
         ax.set_xlabel("cosine similarity with the reference", fontsize=POINTS + 3)
         ax.set_ylabel("tokens", fontsize=POINTS + 3)
-        key = [Patch(color=RETAINED, label="retained"), Patch(color=MERGED_AWAY, label="merged away")]
-        ax.legend(handles=key, frameon=False, labelcolor="black", fontsize=POINTS, loc="upper left")
         ax.grid(visible=False)
 
     return small_plot(draw)

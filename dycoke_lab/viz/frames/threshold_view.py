@@ -32,7 +32,7 @@ def finder_view(
     if by == "ratio":
         title = f"K = {merge:g}, P = {prune:g}: {100 * heat.loc[merge, prune]:.1f} % of {measure} right"
         share = (1 - 0.75 * merge) * (1 - prune)
-        about = f"measured, dynamic, from_layer 3; box: about {share:.0%} of the tokens active"
+        about = f"measured, dynamic, from_layer 3; box: about {100 * share:.0f} % of the tokens active"
     else:
         full = 100 * at.pop(FULL_ON_THE_REST)
         dynamic = f"{100 * at.iloc[0]:.1f} % with {at.index[0]}"

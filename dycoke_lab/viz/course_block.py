@@ -203,9 +203,10 @@ def heads_text(tables: Mapping[str, pd.DataFrame], from_layer: Mapping[str, int]
         lines.append(
             f"- {name}: rank correlation of aim and words changed {_ranks(hidden)} if the video is hidden "
             f"from one head, {_ranks(alone)} if one head alone sees it from layer {from_layer[name]} on. "
-            f"Below, head {low['head']:.0f} of layer {low['layer']:.0f} is missed most ({low['hidden']:.0%} "
-            f"of the words change; its aim is {low['aim']:.0%}). From layer {from_layer[name]} on, no head's "
-            f"hiding changes more than {high['hidden']:.0%}."
+            f"Below, head {low['head']:.0f} of layer {low['layer']:.0f} is missed most "
+            f"({100 * low['hidden']:.0f} % of the words change; its aim is {100 * low['aim']:.0f} %). "
+            f"From layer {from_layer[name]} on, no head's hiding changes more than "
+            f"{100 * high['hidden']:.0f} %."
         )
     return "\n".join(lines)
 
@@ -214,9 +215,10 @@ def heads_title(table: pd.DataFrame, name: str, from_layer: int) -> str:
     """Return what the heads from this layer on show: what is lost without one, and with only one."""
     above = table[table["layer"] >= from_layer]
     return (
-        f"{name}, heads from layer {from_layer} on: hide one, and at most {above['hidden'].max():.0%} of the "
-        f"words change\n(of all heads: {table['hidden'].max():.0%}); leave only one, and at least "
-        f"{above['alone'].min():.0%} do"
+        f"{name}, heads from layer {from_layer} on: hide one, and at most "
+        f"{100 * above['hidden'].max():.0f} % of the words change\n"
+        f"(of all heads: {100 * table['hidden'].max():.0f} %); leave only one, and at least "
+        f"{100 * above['alone'].min():.0f} % do"
     )
 
 

@@ -39,7 +39,7 @@ def two_heads(
         colours = [RIGHT_ANSWER if here else "#999999" for here in named.tolist()]
         bars = ax.bar(range(len(row)), 100 * row.numpy(), color=colours)
         ax.bar_label(bars, fmt="%.0f", fontsize=10)
-        share = f"aim {float(aim_of(row, named)):.0%}"
+        share = f"aim {100 * float(aim_of(row, named)):.0f} %"
         ax.set_title(f"{name}: {share}", fontsize=11, fontweight="normal")
         ax.set(xlabel="visual token", ylabel="attention, %" if ax is axes[0, 0] else "")
         ax.grid(visible=False, axis="x")
@@ -57,7 +57,7 @@ def heads_on_frames(clip: Clip, run: ClipRun, step: int, places: Places, title: 
     figure, axes = plt.subplots(len(places), len(shown), figsize=size, squeeze=False, layout="constrained")
     for row, (layer, head) in zip(axes, places, strict=True):
         values = run.trace.attention[step][layer, head, 0]
-        share = f"{float(aim_of(values, named.flatten())):.0%}"
+        share = f"{100 * float(aim_of(values, named.flatten())):.0f} %"
         weight = clip.grid(values / values.max())
         for ax, frame in zip(row, shown, strict=True):
             _overlay(ax, clip.pixels[frame], weight[frame], named[frame])

@@ -154,9 +154,9 @@ def test_what_is_said_of_hidden_heads():
     })  # fmt: skip
     text = heads_text({"one": heads}, {"one": 1})
     assert (
-        "head 3 of layer 0 is missed most (30% of the words" in text and "is -1.00 if one head alone" in text
+        "head 3 of layer 0 is missed most (30 % of the words" in text and "is -1.00 if one head alone" in text
     )
-    assert heads_title(heads, "one", 1).endswith("leave only one, and at least 40% do")
+    assert heads_title(heads, "one", 1).endswith("leave only one, and at least 40 % do")
 
 
 def test_steps_and_heads_of_a_clip():

@@ -112,7 +112,7 @@ class RandomTokens(Subset):
     seed: int = 0
 
     label: ClassVar[str] = "random tokens"
-    colour: ClassVar[str] = "#969696"
+    colour: ClassVar[str] = "#bdbdbd"
 
     def __post_init__(self) -> None:
         super().__post_init__()

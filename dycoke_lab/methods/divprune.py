@@ -30,7 +30,7 @@ class DivPrune(ShareMerger):
 
     label: ClassVar[str] = "DivPrune"
     colour: ClassVar[str] = "#4292c6"
-    paper: ClassVar[str] = "arXiv 2503.02175, 3.2"
+    paper: ClassVar[str] = "arXiv 2503.02175, max-min diversity"
     knob: ClassVar[str] = "ratio"
 
     def merge(self, video: VideoTokens) -> Assignment:

@@ -39,8 +39,9 @@ class PruMergePlus(ShareMerger):
     rows and columns, and "original" keeps them.
 
     Differs: no class token: attention received, of the last layer, softmax by head (the code: over the full
-    width). Per frame, after the model's pooling. `ratio` is ours. The strides reach the frame's last token.
-    The video's order; the code's is by score.
+    width). The paper's image is a frame here, its tokens are those after the model's pooling. Keys of all
+    heads side by side. `ratio` is ours. The strides reach the frame's last token. The video's order; the
+    code's is by score.
     """
 
     ratio: float | None = None
@@ -49,7 +50,7 @@ class PruMergePlus(ShareMerger):
 
     label: ClassVar[str] = "PruMerge+ (attention received)"
     colour: ClassVar[str] = "#3182bd"
-    paper: ClassVar[str] = "arXiv 2403.15388, 3.2-3.4"
+    paper: ClassVar[str] = "arXiv 2403.15388, 3"
     needs: ClassVar[frozenset[str]] = frozenset({"vision_attention:-1", "vision_keys:-1"})
     knob: ClassVar[str] = "ratio"
 

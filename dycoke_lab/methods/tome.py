@@ -29,7 +29,7 @@ class ToMe(ShareMerger):
     r: float = 8 / 196
 
     label: ClassVar[str] = "ToMe within frames"
-    colour: ClassVar[str] = "#807dba"
+    colour: ClassVar[str] = "#9ecae1"
     paper: ClassVar[str] = "arXiv 2210.09461, 3"
     knob: ClassVar[str] = "ratio"
     shares: ClassVar[tuple[str, ...]] = ("r",)

@@ -39,7 +39,7 @@ class VidCom2(ShareMerger):
 
     label: ClassVar[str] = "VidCom2"
     colour: ClassVar[str] = "#6baed6"
-    paper: ClassVar[str] = "arXiv 2505.14454, 3.2"
+    paper: ClassVar[str] = "arXiv 2505.14454, frame compression adjustment"
     knob: ClassVar[str] = "R"
 
     def __post_init__(self) -> None:

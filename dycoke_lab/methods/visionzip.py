@@ -27,9 +27,9 @@ class VisionZip(ShareMerger):
     positions: "repacked", as in the code, which does this before the LLM; with M-RoPE (Qwen3-VL) that loses
     rows and columns, and "original" keeps them.
 
-    Differs: no class token: attention received, of layer -2. Per frame, after the model's pooling. Keys of
-    all heads side by side, not their mean. Features that the LLM gets. The video's order; the code puts
-    dominant tokens first.
+    Differs: no class token: attention received, of layer -2. The paper's image is a frame here, its tokens
+    are those that the LLM gets, after the model's pooling. Keys of all heads side by side, not their mean.
+    The video's order; the code puts dominant tokens first.
     """
 
     dominant: float = 191 / 576
@@ -38,7 +38,7 @@ class VisionZip(ShareMerger):
 
     label: ClassVar[str] = "VisionZip (attention received)"
     colour: ClassVar[str] = "#08519c"
-    paper: ClassVar[str] = "arXiv 2412.04467, 3.2"
+    paper: ClassVar[str] = "arXiv 2412.04467, dominant and contextual tokens"
     needs: ClassVar[frozenset[str]] = frozenset({"vision_attention:-2", "vision_keys:-2"})
     knob: ClassVar[str] = "dominant"
 

@@ -10,9 +10,10 @@ from helpers.families import FAMILIES
 from helpers.matrix import compare_with_the_oracle, generate, mixed_prompts, together
 from helpers.oracles import Video
 from helpers.published_mergers import loops_of
+from helpers.slow_methods import slow_version
 from helpers.vision_oracle import attention_received, vision_keys
 
-from dycoke_lab.methods import Assignment, VideoTokens
+from dycoke_lab.methods import Assignment, Dynamic, VideoTokens
 from dycoke_lab.methods.before_llm import EveryNth, FewerFrames, FirstTokens, RandomTokens, SmallerFrames
 from dycoke_lab.methods.divprune import DivPrune
 from dycoke_lab.methods.evs import EVS
@@ -131,6 +132,16 @@ def test_generation_equals_a_mask_on_the_unmodified_model(family, model, prompts
         return
     gone = compare_with_the_oracle(family, model, prompts, merger, loops_of(merger, *seen(merger)))
     assert all(0 < int(row.sum()) < len(row) for row in gone)
+
+
+@pytest.mark.parametrize("family", TWO_BEFORE_ALL, indirect=True)
+@pytest.mark.parametrize("merger", [VisionZip(0.3), PruMergePlus(), ToMe()], ids=str)
+def test_new_features_compose_with_dynamic_pruning(family, model, prompts, seen, merger):
+    if family.name == "qwen2_5_vl" and type(merger) in LAYER:
+        pytest.skip("its vision tower reorders patches: refused, as another test says")
+    pruning = Dynamic(0.5, from_layer=2, reselect_below=2.0)
+    slow = replace(loops_of(merger, *seen(merger)), rule=slow_version(pruning, 2, 128).rule)
+    compare_with_the_oracle(family, model, prompts, merger + pruning, slow)
 
 
 @pytest.mark.parametrize("family", TWO_BEFORE_ALL, indirect=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dycoke_lab.methods.base import Selector
 from dycoke_lab.methods.interface import Step
+from dycoke_lab.methods.merger_parts import spread
 from dycoke_lab.methods.scores import top
 
 
@@ -48,11 +49,7 @@ class Uniform(_Control):
     colour: ClassVar[str] = "#029e73"
 
     def select(self, step: Step) -> Tensor | None:
-        rank, total = step.candidates.cumsum(1) - 1, step.candidates.sum(1, keepdim=True).clamp(min=1)
-        # bucket b of `budget` equal ones begins where floor(rank * budget / total) first reaches b
-        bucket = rank * step.budget[:, None] // total
-        previous = torch.where(rank > 0, (rank - 1) * step.budget[:, None] // total, -1)
-        return step.candidates & (bucket != previous)
+        return spread(step.candidates, step.budget)
 
 
 @dataclass(frozen=True)

@@ -108,10 +108,16 @@ class _Pruning(Method):
 
 class PrefillReducer(_Pruning, ABC):
     """Acts inside the prefill, before chosen decoder layers; what it drops is gone for all layers from there
-    on."""
+    on.
+
+    first_layer: the lowest layer before which it may act; 0 for one that then needs no scores.
+    window: how many of the prompt's last queries `state.window_attention` holds; "text": all that follow the
+        last video.
+    """
 
     seam: ClassVar[str] = "prefill reducer"
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})
+    window: ClassVar[int | Literal["text"]] = 1
 
     def layers(self, depth: int) -> Sequence[int]:
         """Return the layers before which `reduce` is asked, of a model with so many decoder layers."""

@@ -16,16 +16,16 @@ from dycoke_lab.methods.scores import top, unit_vectors
 
 @dataclass(frozen=True)
 class HoliTomInner(PrefillReducer):
-    """Keep the tokens that the prompt's last token attends to most, and fold each other one into the kept one
-    with the most similar hidden state.
+    """Keep the tokens that the prompt's last token attends to most, and fold each other one into the
+    kept one with the most similar hidden state.
 
     prune_ratio: the paper's R (.5), the share that is folded, from 0 to below 1.
-    from_layer: the first layer with fewer tokens; the layer below scores. The scripts' is 18, the default of
-        the code 3.
+    from_layer: the first layer with fewer tokens; the layer below scores. The scripts' is 18, the
+        default of the code 3.
     Numbers of tokens to the nearest, halves up (the code: round).
 
-    Differs: nothing, but that cosines are rounded to 6 decimals, so that ties go to the earlier token. As in
-    the code, x is folded into y as (x + y) / 2, one after the other: the last one in counts half.
+    Differs: nothing, but that cosines are rounded to 6 decimals, so that ties go to the earlier token.
+    As in the code, x is folded into y as (x + y) / 2, one after the other: the last one in counts half.
     """
 
     prune_ratio: float = 0.5
@@ -56,8 +56,8 @@ class HoliTomInner(PrefillReducer):
 def folded(
     kept: Float[Tensor, "kept dim"], gone: Float[Tensor, "gone dim"], ends: Int[Tensor, " gone"]
 ) -> Float[Tensor, "kept dim"]:
-    """Return what is left when each row of `gone`, one after the other, takes half of the row of `kept` that
-    `ends` names: the last one counts 1/2, the one before it 1/4, and so on.
+    """Return what is left when each row of `gone`, one after the other, takes half of the row of `kept`
+    that `ends` names: the last one counts 1/2, the one before it 1/4, and so on.
 
     >>> folded(torch.tensor([[8.0]]), torch.tensor([[4.0], [2.0]]), torch.tensor([0, 0]))
     tensor([[4.]])

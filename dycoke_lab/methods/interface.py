@@ -80,7 +80,7 @@ class LayerState:
     def window_attention(self) -> Float[Tensor, "batch heads window visual"]:
         """The attention of the prompt's last queries in the layer below, as many as the method's class
         attribute `window` says; rows that a batch element does not have are 0."""
-        assert self._window is not None, "nothing is below layer 0; or this state was made by hand"
+        assert self._window is not None, "there is no layer below layer 0; or this state was made by hand"
         return self._window()
 
 

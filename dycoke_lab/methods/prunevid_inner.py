@@ -14,16 +14,16 @@ from dycoke_lab.methods.scores import retained_budget, top
 
 @dataclass(frozen=True)
 class PruneVidInner(PrefillReducer):
-    """Keep of each frame the tokens that any head of any of the prompt's tokens after the video attends to
-    most.
+    """Keep of each frame the tokens that any head of any of the prompt's tokens after the video attends
+    to most.
 
     prune_ratio: 1 - the paper's alpha (.4), the share of a frame's tokens to drop, from 0 to below 1.
     from_layer: the first layer with fewer tokens; the layer below scores (the paper's layer 10).
     Numbers of tokens to the nearest, halves up, at least 1 of each frame that has any left.
 
-    Differs: the paper then prunes the KV cache of the scoring layer and of those below it, too; here they
-    keep theirs. It has a budget of its own for the tokens that its outer part averages over a window; here
-    these count as tokens of their window's first frame.
+    Differs: the paper then prunes the KV cache of the scoring layer and of those below it, too; here
+    they keep theirs. It has a budget of its own for the tokens that its outer part averages over a
+    window; here these count as tokens of their window's first frame.
     """
 
     prune_ratio: float = 0.6

@@ -14,17 +14,17 @@ from dycoke_lab.methods.scores import retained_budget, top
 
 @dataclass(frozen=True)
 class PyramidDrop(PrefillReducer):
-    """Keep at each stage what the prompt's last token attends to most: (1 - P) of the visual tokens from the
-    first stage on, (1 - P)^2 from the second, (1 - P)^3 from the third.
+    """Keep at each stage what the prompt's last token attends to most: (1 - P) of the visual tokens from
+    the first stage on, (1 - P)^2 from the second, (1 - P)^3 from the third.
 
     prune_ratio: P, the share dropped at each stage, from 0 to below 1; the paper keeps lambda = .5.
-    stages: before which layers it acts, as shares of the model's depth, above 0 and below 1; the paper's are
-        layers 8, 16 and 24 of 32.
+    stages: before which layers it acts, as shares of the model's depth, above 0 and below 1; the paper's
+        are layers 8, 16 and 24 of 32.
     from_layer: no stage acts below this layer: lower ones act before it, at once.
     Layers and numbers of tokens to the nearest, halves up (the code: int).
 
-    Differs: the score is the attention in the layer below the stage, where the code applies the next layer's
-    projections once more. Position ids are kept, where the code numbers them anew.
+    Differs: the score is the attention in the layer below the stage, where the code applies the next
+    layer's projections once more. Position ids are kept, where the code numbers them anew.
     """
 
     prune_ratio: float = 0.5
@@ -38,7 +38,7 @@ class PyramidDrop(PrefillReducer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shares = self.stages if isinstance(self.stages, Sequence) else ()
+        shares: Sequence[float] = self.stages if isinstance(self.stages, Sequence) else ()
         if not shares or not all(isinstance(share, Real) and 0 < share < 1 for share in shares):
             raise ValueError(f"stages={self.stages!r} must be shares of the depth, above 0 and below 1")
 

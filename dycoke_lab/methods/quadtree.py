@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import prod
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -10,19 +13,49 @@ from torch import Tensor
 from dycoke_lab.methods.scores import unit_vectors
 
 
+def merged_areas(
+    tokens: Float[Tensor, "tokens dim"],
+    cell: Int[Tensor, " tokens"],
+    grid: Sequence[int],
+    tau_s: float,
+    tau_t: float,
+    root: int,
+) -> tuple[Int[Tensor, " tokens"], Float[Tensor, "tokens dim"]]:
+    """Return for a video's tokens the one that each is merged into, and the features of those that stay:
+    the unweighted mean of the areas that are one.
+
+    cell: the place of each in the grid of frames, rows and columns, ascending. tau_s: as `least` of
+    `quadtree`. tau_t: areas of consecutive frames that lie in each other are one if their cosine is at
+    least this.
+    """
+    size = prod(grid)
+    dense = tokens.new_zeros(size, tokens.shape[1]).index_copy(0, cell, tokens)
+    there = torch.zeros(size, dtype=torch.bool, device=cell.device).index_fill(0, cell, True)
+    node, mean = quadtree(dense.view(*grid, -1), there.view(*grid), tau_s, root)
+    unit = unit_vectors(mean)
+    close = (unit[1:] * unit[:-1]).sum(-1).round(decimals=6)
+    alike = (close >= tau_t) & (node[1:] >= 0) & (node[:-1] >= 0)  # areas that share a place are nested
+    end = linked(size, node[:-1][alike], node[1:][alike])
+    first = cell[node.flatten()[cell] == cell]  # one token of each area
+    sums = torch.zeros_like(dense).index_add(0, end[first], mean.flatten(0, 2)[first])
+    count = torch.bincount(end[first], minlength=size).clamp(min=1)
+    number = torch.zeros_like(end).index_copy(0, cell, torch.arange(len(cell), device=cell.device))
+    return number[end[node.flatten()[cell]]], (sums / count[:, None].to(sums.dtype))[cell]
+
+
 def quadtree(
     features: Float[Tensor, "frames rows cols dim"],
     there: Bool[Tensor, "frames rows cols"],
     least: float,
     root: int,
 ) -> tuple[Int[Tensor, "frames rows cols"], Float[Tensor, "frames rows cols dim"]]:
-    """Return for each place the first token of the area that it lies in, numbered (frame * rows + row) * cols
-    + col, or -1 if no token is there; and that area's features.
+    """Return for each place the first token of the area that it lies in, numbered (frame * rows + row) *
+    cols + col, or -1 if no token is there; and that area's features.
 
     Each level halves the rows and columns of the one below; of an odd number the first stays single. An
-    area's features are the mean of its quarters that have tokens. From the level `root` steps below the whole
-    frame on, an area stays one if each quarter's cosine with it is at least `least`, else its quarters are
-    asked.
+    area's features are the mean of its quarters that have tokens. From the level `root` steps below the
+    whole frame on, an area stays one if each quarter's cosine with it is at least `least`, else its
+    quarters are asked.
     """
     levels = [(features * there[..., None], there)]
     while max(levels[-1][1].shape[1:]) > 1:

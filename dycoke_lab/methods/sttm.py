@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import ClassVar
 
 import torch
 
-from dycoke_lab.methods.base import PrefillReducer
+from dycoke_lab.methods.base import PrefillReducer, check_between
 from dycoke_lab.methods.interface import Assignment, LayerState
-from dycoke_lab.methods.quadtree import linked, quadtree
-from dycoke_lab.methods.scores import unit_vectors
+from dycoke_lab.methods.quadtree import merged_areas
 
 
 @dataclass(frozen=True)
@@ -19,22 +17,23 @@ class STTM(PrefillReducer):
     """Keep one token for each area of a frame whose quarters are alike, and one for areas of consecutive
     frames that lie in each other and are alike.
 
-    tau_s: an area stays one if each of its (up to 4) quarters' cosine with their mean is at least this, -1 to
-        1; the authors tuned .75 to .95 for each model and benchmark.
-    tau_t: the same for areas of consecutive frames; .5 to .65 (.82 to .9 for a 72B model).
+    tau_s: an area stays one if the cosine of each of its (up to 4) quarters with their mean is at least
+        this, -1 to 1; the authors tuned .75 to .95 for each model and benchmark.
+    tau_t: the same for areas of consecutive frames, .5 to .65 (more for a 72B model); None: tau_s, so
+        that one number decides.
     root: the coarsest areas: 0 the whole frame, 1 its quarters (the authors' scripts), and so on.
-    from_layer: the first layer with fewer tokens, 2 in the paper; it needs no scores, so 0 is allowed.
+    from_layer: the first layer with fewer tokens, 2 in the paper. It needs no scores, so it may be 0.
 
-    Differs: position ids are kept, of the first token of the earliest area, where the code numbers them anew.
-    Cosines are rounded to 6 decimals, so that equal tokens are alike at 1. Tokens that are not there any more
-    count in no mean.
+    Differs: position ids are kept, of the first token of the earliest area, where the code numbers them
+    anew. Cosines are rounded to 6 decimals, so that equal tokens are alike at 1. Tokens that are there
+    no more count in no mean. It has no prune_ratio.
     """
 
-    tau_s: float = 0.85
-    tau_t: float = 0.55
     from_layer: int = 2
+    tau_s: float = 0.85
+    tau_t: float | None = 0.55
     root: int = 1
-    prune_ratio: ClassVar[float] = 0.0  # it has none
+    prune_ratio: ClassVar[float] = 0.0
 
     label: ClassVar[str] = "STTM"
     colour: ClassVar[str] = "#d9508a"
@@ -45,10 +44,9 @@ class STTM(PrefillReducer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("tau_s", "tau_t"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or not -1 <= value <= 1:
-                raise ValueError(f"{name}={value!r} is a cosine similarity: it must lie between -1 and 1")
+        check_between(self, tau_s=-1)
+        if self.tau_t is not None:
+            check_between(self, tau_t=-1)
         if type(self.root) is not int or self.root < 0:
             raise ValueError(f"root={self.root!r} must be a whole number from 0")
 
@@ -58,38 +56,15 @@ class STTM(PrefillReducer):
 
     def reduce(self, state: LayerState) -> Assignment:
         into, features = torch.full_like(state.video, -1), state.hidden.clone()
+        least = self.tau_s, self.tau_s if self.tau_t is None else self.tau_t
         for row, there in enumerate(state.candidates):
             frame, rows, cols = (part[row] for part in state.place)
             for video in range(int(state.video[row].max()) + 1):
                 mine = state.video[row] == video
-                tokens = (there & mine).nonzero()[:, 0]
-                if len(tokens):
-                    first = frame[mine].min()
-                    grid = [int(part[mine].max()) + 1 for part in (frame - first, rows, cols)]
-                    cell = ((frame - first) * grid[1] + rows) * grid[2] + cols
-                    end, found = self._merged(state.hidden[row, tokens], cell[tokens], grid)
+                if len(tokens := (there & mine).nonzero()[:, 0]):
+                    time = frame - frame[mine].min()
+                    grid = [int(part[mine].max()) + 1 for part in (time, rows, cols)]
+                    cell = ((time * grid[1] + rows) * grid[2] + cols)[tokens]
+                    end, found = merged_areas(state.hidden[row, tokens], cell, grid, *least, self.root)
                     into[row, tokens], features[row, tokens] = tokens[end], found
         return Assignment(into, features=features)
-
-    def _merged(
-        self, hidden: torch.Tensor, cell: torch.Tensor, grid: list[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """For the tokens of one video, in order: which of them each is merged into, and the features of
-        those. cell: of each in the video's grid of frames, rows and columns."""
-        frames, rows, cols = grid
-        dense = hidden.new_zeros(frames * rows * cols, hidden.shape[1]).index_copy(0, cell, hidden)
-        there = torch.zeros(len(dense), dtype=torch.bool, device=cell.device).index_fill(0, cell, True)
-        shape = frames, rows, cols
-        node, mean = quadtree(dense.view(*shape, -1), there.view(shape), self.tau_s, self.root)
-        number = torch.empty_like(there, dtype=torch.long)
-        number[cell] = torch.arange(len(cell), device=cell.device)
-        unit = unit_vectors(mean)
-        close = (unit[1:] * unit[:-1]).sum(-1).round(decimals=6)
-        alike = (close >= self.tau_t) & (node[1:] >= 0) & (node[:-1] >= 0)
-        end = linked(len(dense), node[:-1][alike], node[1:][alike])
-        first = node.flatten()[cell] == cell  # tokens that stand for an area
-        group = end[cell[first]]
-        sums = torch.zeros_like(dense).index_add(0, group, mean.flatten(0, 2)[cell[first]])
-        size = torch.bincount(group, minlength=len(dense)).clamp(min=1)
-        means = sums / size[:, None].to(sums.dtype)
-        return number[end[node.flatten()[cell]]], means[cell]

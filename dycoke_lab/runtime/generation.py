@@ -26,9 +26,9 @@ from dycoke_lab.runtime.selection import Selection
 @dataclass(frozen=True)
 class ModelFacts:
     """What a generation must know of its model. depth: decoder layers. pruned: those that a selector prunes;
-    reduced: those before which a reducer is asked. window: columns that layers with a sliding window attend to. extras: an
-    adapter's `shorten`, if it has one. flash: whether the attention kernel's masks are (batch, keys).
-    scoring: the layers whose attention scores, for a choice that is shared."""
+    reduced: those before which a reducer is asked. window: columns that layers with a sliding window attend
+    to. extras: an adapter's `shorten`, if it has one. flash: whether the attention kernel's masks are (batch,
+    keys). scoring: the layers whose attention scores, for a choice that is shared."""
 
     depth: int
     pruned: list[int]

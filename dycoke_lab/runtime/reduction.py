@@ -36,7 +36,7 @@ class Reduction:
         self.video, self.depth = video, depth
         self.stages: list[tuple[int, PromptColumns]] = []
         self.scores: Tensor | None = None  # of the layer below the next stage
-        self.below: Call | None = None  # that layer's attention, if the reducer asks for more than scores
+        self.below: Call | None = None  # that layer's attention
         self.memory: dict[str, Any] = {}
 
     def at(self, layer: int) -> PromptColumns | None:
@@ -48,7 +48,7 @@ class Reduction:
         """Note the scores, in the layer below a stage."""
         attention = last_query_attention(call.query, call.key, call.mask, call.scaling).mean(1)
         self.scores = attention.gather(1, columns.column) * columns.retained
-        self.below = call if self.reducer.window != 1 else None
+        self.below = call
 
     def before(
         self, layer: int, prompt: PromptColumns, place: Place, args: tuple[Any, ...], inputs: dict[str, Any]

@@ -56,7 +56,7 @@ def holi_tom(stage: Stage, ratio: float) -> Found:
         end = max(sorted(stays), key=lambda other: close(hidden[token], hidden[other]))
         into[token] = end
         new[end] = mean([new[end], hidden[token]])
-    return into, torch.tensor(new).to(stage.hidden)
+    return into, torch.tensor(new, dtype=stage.hidden.dtype)
 
 
 def frame_fusion(stage: Stage, cost: float, similarity: float, bound: float) -> Found:
@@ -94,7 +94,7 @@ def frame_fusion(stage: Stage, cost: float, similarity: float, bound: float) -> 
         for end, run in runs.items():
             new[end] = mean([hidden[v] for v in run])
     memory["had"].append(len([v for v in present if into[v] == v]))
-    return into, torch.tensor(new).to(stage.hidden)
+    return into, torch.tensor(new, dtype=stage.hidden.dtype)
 
 
 def sttm(stage: Stage, tau_s: float, tau_t: float, root: int) -> Found:
@@ -122,7 +122,7 @@ def sttm(stage: Stage, tau_s: float, tau_t: float, root: int) -> Found:
                 for cell in cells:
                     if at[frame, *cell] in stage.present:
                         into[at[frame, *cell]] = end
-    return into, torch.tensor(new).to(stage.hidden)
+    return into, torch.tensor(new, dtype=stage.hidden.dtype)
 
 
 def halves(size: int) -> list[list[int]]:

@@ -28,7 +28,8 @@ def slow_of(method, depth=4):
     elif kind is FrameFusion:
         loops = partial(frame_fusion, cost=kept, similarity=method.similarity, bound=method.ratio_bound)
     else:
-        loops = partial(sttm, tau_s=method.tau_s, tau_t=method.tau_t, root=method.root)
+        tau_t = method.tau_s if method.tau_t is None else method.tau_t
+        loops = partial(sttm, tau_s=method.tau_s, tau_t=tau_t, root=method.root)
     return dict.fromkeys(at, loops)
 
 

@@ -96,7 +96,8 @@ def _facts(compression: Compression, model: Any, decoder: Any) -> ModelFacts:
             "say"
         )
     window = getattr(decoder.config, "sliding_window", None) or 0
-    return ModelFacts(pruned, reduced, window, getattr(adapter_for(model), "shorten", None), flash, scoring)
+    shorten = getattr(adapter_for(model), "shorten", None)
+    return ModelFacts(depth, pruned, reduced, window, shorten, flash, scoring)
 
 
 def _check_model(model: Any, decoder: Any) -> None:
@@ -149,11 +150,11 @@ def _reduced(compression: Compression, model: Any, depth: int, whole: list[int])
     reducer = compression.reducer
     if reducer is None:
         return []
-    layers = sorted(set(reducer.layers(depth)))
-    if not layers or layers[0] < 1 or layers[-1] >= depth:
+    layers, lowest = sorted(set(reducer.layers(depth))), reducer.first_layer
+    if not layers or layers[0] < lowest or layers[-1] >= depth:
         raise ValueError(
             f"from_layer={reducer.from_layer}: {reducer!r} acts before layers {layers}; there are {depth} "
-            f"decoder layers, of which it may act before 1 to {depth - 1}"
+            f"decoder layers, of which it may act before {lowest} to {depth - 1}"
         )
     fed = getattr(adapter_for(model), "layers_fed", lambda config: 0)(model.config)
     windowed = len([number for number in whole if number >= layers[0]]) < depth - layers[0]

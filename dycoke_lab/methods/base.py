@@ -111,12 +111,26 @@ class _Pruning(Method):
         return retained_budget(candidates, self.prune_ratio)
 
 
+def check_between(method: Method, **least: float) -> None:
+    """Raise ValueError for fields that are no numbers from this least value to 1."""
+    for name, low in least.items():
+        value: float = getattr(method, name)
+        if not isinstance(value, Real) or not low <= value <= 1:
+            raise ValueError(f"{name}={value!r} must lie between {low} and 1")
+
+
 class PrefillReducer(_Pruning, ABC):
     """Acts inside the prefill, before chosen decoder layers; what it drops is gone for all layers from there
-    on."""
+    on.
+
+    first_layer: the lowest layer before which it may act; 0 for one that then needs no scores.
+    window: how many of the prompt's last queries `state.window_attention` holds; "text": all that follow the
+        last video.
+    """
 
     seam: ClassVar[str] = "prefill reducer"
     needs: ClassVar[frozenset[str]] = frozenset({"attention"})
+    window: ClassVar[int | Literal["text"]] = 1
 
     def layers(self, depth: int) -> Sequence[int]:
         """Return the layers before which `reduce` is asked, of a model with so many decoder layers."""

@@ -59,9 +59,10 @@ class VideoTokens:
 class LayerState:
     """What a PrefillReducer may use before a decoder layer.
 
-    hidden: the hidden states of the visual tokens. scores: the attention that the prompt's last token pays
-    them in the layer below, mean over heads; None before layer 0. candidates: the tokens that are still
-    there. budget: how many to keep by the method's ratio. memory: a dict that lasts for this generation.
+    depth: how many decoder layers the model has. hidden: the hidden states of the visual tokens. scores: the
+    attention that the prompt's last token pays them in the layer below, mean over heads; None before layer 0.
+    candidates: the tokens that are still there. budget: how many to keep by the method's ratio. video: which
+    of its prompt's videos each token belongs to, from 0. memory: a dict that lasts for this prefill.
     """
 
     layer: int
@@ -70,7 +71,17 @@ class LayerState:
     candidates: Bool[Tensor, "batch visual"]
     budget: Int[Tensor, " batch"]
     place: Place
+    video: Int[Tensor, "batch visual"]
+    depth: int
     memory: dict[str, Any]
+    _window: Callable[[], Tensor] | None = None
+
+    @property
+    def window_attention(self) -> Float[Tensor, "batch heads window visual"]:
+        """The attention of the prompt's last queries in the layer below, as many as the method's class
+        attribute `window` says; rows that a batch element does not have are 0."""
+        assert self._window is not None, "there is no layer below layer 0; or this state was made by hand"
+        return self._window()
 
 
 @dataclass(frozen=True, eq=False)

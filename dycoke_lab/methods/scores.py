@@ -35,6 +35,12 @@ def top(
     return torch.zeros_like(candidates).scatter(-1, order, rank < budget[..., None]) & candidates
 
 
+def unit_vectors(features: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+    """Return them with length 1 (0 stays 0), in float32 or finer. Methods round cosines of these to 6
+    decimals, so that those of equal tokens are equal."""
+    return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1, eps=1e-8)
+
+
 def has_moved(
     scores: Float[Tensor, "*rows visual"], previous: Float[Tensor, "*rows visual"], below: float
 ) -> Bool[Tensor, "*rows"]:

@@ -61,6 +61,16 @@ class TokenLayout:
                 where.append(torch.nn.functional.pad(row_of, (0, self.columns.shape[1] - len(row_of))))
         return Place(*(torch.stack(where).to(self.columns.device) for where in parts))
 
+    def video(self) -> Int[Tensor, "batch visual"]:
+        """Return which of its sample's videos each visual token belongs to, from 0."""
+        number = torch.zeros_like(self.columns)
+        for row, grids in zip(number, self.videos, strict=True):
+            start = 0
+            for which, grid in enumerate(grids):
+                row[start : start + grid.tokens] = which
+                start += grid.tokens
+        return number
+
     def alike(self) -> Iterator[tuple[TokenGrid, Int[Tensor, " videos"], Int[Tensor, "videos tokens"]]]:
         """Yield the batch's videos, grouped by size: the sample of each, and the numbers of its tokens in
         `columns`."""

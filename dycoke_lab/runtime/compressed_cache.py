@@ -34,10 +34,22 @@ class CompressedCache(DynamicCache):
         what is stored (`get_query_offset`, `get_mask_sizes`)."""
         length: int = super().get_seq_length(layer_idx)
         generation = self.generation()
-        return length + generation.merged_away if generation and length else length
+        if generation is None or not length:
+            return length
+        return length + generation.merged_away + self._missing(layer_idx)
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
-        return int(super().get_seq_length(layer_idx))
+        return int(super().get_seq_length(layer_idx)) + self._missing(layer_idx)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        length, offset = super().get_mask_sizes(query_length, layer_idx)
+        return length + self._missing(layer_idx), offset
+
+    def _missing(self, layer_idx: int) -> int:
+        """How many columns a reducer took from layer 0, whose masks are then for the merged prompt, as those
+        of all layers, which crop them."""
+        generation = self.generation()
+        return generation.missing_at_0 if generation and layer_idx == 0 else 0
 
     def batch_select_indices(self, indices: Tensor) -> None:
         self._select(DynamicCache.batch_select_indices, indices)

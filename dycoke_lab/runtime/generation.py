@@ -25,11 +25,12 @@ from dycoke_lab.runtime.selection import Selection
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a generation must know of its model. pruned: the layers that a selector prunes; reduced: those
-    before which a reducer is asked. window: columns that layers with a sliding window attend to. extras: an
-    adapter's `shorten`, if it has one. flash: whether the attention kernel's masks are (batch, keys).
-    scoring: the layers whose attention scores, for a choice that is shared."""
+    """What a generation must know of its model. depth: decoder layers. pruned: those that a selector prunes;
+    reduced: those before which a reducer is asked. window: columns that layers with a sliding window attend
+    to. extras: an adapter's `shorten`, if it has one. flash: whether the attention kernel's masks are (batch,
+    keys). scoring: the layers whose attention scores, for a choice that is shared."""
 
+    depth: int
     pruned: list[int]
     reduced: list[int]
     window: int
@@ -47,9 +48,9 @@ class Generation:
         self.columns = PromptColumns(layout.real, layout.columns, None, layout.length)
         self.positions: Positions | None = None
         self.place = layout.place()
-        self.reduction = (
-            Reduction(compression.reducer, model.reduced, model.flash) if compression.reducer else None
-        )
+        self.reduction = None
+        if reducer := compression.reducer:
+            self.reduction = Reduction(reducer, model.reduced, model.flash, layout.video(), model.depth)
         self.selections: list[Selection] = []
         if selector := compression.selector:
             shared = selector.scope == "shared"
@@ -74,6 +75,11 @@ class Generation:
     def merged_away(self) -> int:
         """How many columns fewer the prompt has."""
         return self.layout.length - self.columns.length
+
+    @property
+    def missing_at_0(self) -> int:
+        """How many columns fewer layer 0 has than the merged prompt: a reducer may act before it."""
+        return self.columns.length - self.columns_at(0).length
 
     @property
     def batch(self) -> int:

@@ -3,13 +3,15 @@ drops."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dycoke_lab.methods.base import PrefillReducer
 from dycoke_lab.methods.interface import LayerState, Place
-from dycoke_lab.methods.scores import last_query_attention
+from dycoke_lab.methods.scores import last_query_attention, window_attention
 from dycoke_lab.methods.temporal_merging import average_into
 from dycoke_lab.models.token_layout import take
 from dycoke_lab.runtime.attention_hooks import Call
@@ -24,12 +26,17 @@ from dycoke_lab.runtime.decoder_inputs import (
 
 
 class Reduction:
-    """stages: the layers from which on fewer columns are there, and which, in order."""
+    """video: (batch, visual), which of its prompt's videos each token belongs to. depth: decoder layers.
+    stages: the layers from which on fewer columns are there, and which, in order."""
 
-    def __init__(self, reducer: PrefillReducer, layers: list[int], flash: bool) -> None:
+    def __init__(
+        self, reducer: PrefillReducer, layers: list[int], flash: bool, video: Tensor, depth: int
+    ) -> None:
         self.reducer, self.layers, self.flash = reducer, layers, flash
+        self.video, self.depth = video, depth
         self.stages: list[tuple[int, PromptColumns]] = []
         self.scores: Tensor | None = None  # of the layer below the next stage
+        self.below: Call | None = None  # that layer's attention
         self.memory: dict[str, Any] = {}
 
     def at(self, layer: int) -> PromptColumns | None:
@@ -41,6 +48,7 @@ class Reduction:
         """Note the scores, in the layer below a stage."""
         attention = last_query_attention(call.query, call.key, call.mask, call.scaling).mean(1)
         self.scores = attention.gather(1, columns.column) * columns.retained
+        self.below = call
 
     def before(
         self, layer: int, prompt: PromptColumns, place: Place, args: tuple[Any, ...], inputs: dict[str, Any]
@@ -72,7 +80,12 @@ class Reduction:
         columns = self.at(layer) or prompt
         visual = take(hidden, columns.column)
         budget = self.reducer.budget(prompt.retained)
-        state = LayerState(layer, visual, self.scores, columns.retained, budget, place, self.memory)
+        below, self.below = self.below, None
+        window = None if below is None else partial(self._window, below, columns)
+        state = LayerState(
+            layer, visual, self.scores, columns.retained, budget, place, self.video, self.depth, self.memory,
+            window,
+        )  # fmt: skip
         assignment = self.reducer.reduce(state)
         if assignment is None:
             return hidden
@@ -87,6 +100,19 @@ class Reduction:
         left, index = narrowed(columns, retained)
         self.stages.append((layer, left))
         return take(hidden, index)
+
+    def _window(self, call: Call, columns: PromptColumns) -> Tensor:
+        """(batch, heads, window, visual): what the prompt's last queries attend to."""
+        window, own = self.reducer.window, None
+        if window == "text":
+            last = columns.column.masked_fill(~columns.retained, -1).amax(1)  # -1: no video
+            count = (columns.length - 1 - last).clamp(min=1)
+            window = int(count.max())
+            own = torch.arange(window, device=count.device) >= window - count[:, None]
+        attention = window_attention(*call[1:], window)
+        index = columns.column[:, None, None].expand(-1, *attention.shape[1:3], -1)
+        attention = attention.gather(3, index) * columns.retained[:, None, None]
+        return attention if own is None else attention * own[:, None, :, None]
 
     def rearrange(self, index: Tensor) -> None:
         """Follow an exchange of batch elements."""

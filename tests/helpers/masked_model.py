@@ -14,12 +14,24 @@ from transformers.masking_utils import eager_mask
 from helpers.oracles import Look, Slow, Stage, share_of
 
 
+def places_of(videos: list[tuple[int, Tensor]]) -> list[tuple[int, int, int, int]]:
+    """Return video, frame, row and column of each visual token of a prompt: 16 a frame are a square."""
+    places = []
+    for video, (count, columns) in enumerate(videos):
+        per = len(columns) // count
+        rows = 4 if per == 16 else 1
+        cols = per // rows
+        places += [(video, t // per, t % per // cols, t % cols) for t in range(len(columns))]
+    return places
+
+
 class MaskedModel:
     """Run the unmodified model on prompt and answer at once; what a compression takes away is masked.
 
     columns: for each batch element those of its visual tokens. into: for each, what its tokens are merged
     into. features: new ones of them, or none. padding: (batch, prompt). steps: how many tokens each call
     after the prompt's read. blocks: (batch, prompt), tokens with one number above 0 see each other (Gemma 3).
+    places: of each batch element's visual tokens (video, frame, row, column).
 
     attention, visible: by layer, (batch, calls, columns), of each call's last row, over the heads their mean,
     and whether any may attend there.
@@ -36,7 +48,11 @@ class MaskedModel:
         slow: Slow,
         blocks: Tensor | None = None,
         steps: list[int] | None = None,
+        places: list[list[tuple[int, int, int, int]]] | None = None,
     ) -> None:
+        self.places = places or [[] for _ in columns]
+        self.memories: list[dict[str, Any]] = [{} for _ in columns]  # of those who reduce
+        self.text: dict[int, list[Tensor]] = {}  # by layer, of the prompt's rows after the last video
         self.model, self.decoder, self.columns, self.into = model, decoder, columns, into
         self.features = features
         self.padding, self.slow, self.rule, self.blocks = padding, slow, slow.rule, blocks
@@ -77,6 +93,7 @@ class MaskedModel:
         """What the layers that will be pruned attend to at the prompt's end, mean over them: when none is
         pruned, since that row is the same then."""
         about = self.into, self.features, self.padding, replace(self.slow, rule=None), self.blocks, self.steps
+        about = *about, self.places
         free = MaskedModel(self.model, self.decoder, self.columns, *about)
         free.logits(**inputs)
         pruned = [layer for layer in range(len(self.kinds)) if self._prunes(layer)]
@@ -110,11 +127,15 @@ class MaskedModel:
 
     def _reduce(self, layer: int, _: Any, args: Any, inputs: dict[str, Any]) -> Any:
         """Before a layer that gets fewer tokens."""
-        hidden, into = args[0], []
+        hidden, into = args[0].clone(), []
         for b in range(len(self.into)):
             present = self._present(b, layer)
-            stage = Stage(hidden[b, self.columns[b]], self.scores[layer - 1][b], present)
-            found = self.slow.reduce[layer](stage)
+            scores, text = (self.scores[layer - 1][b], self.text[layer - 1][b]) if layer else ([], None)
+            about = layer, len(self.kinds), self.places[b], text, self.memories[b]
+            found = self.slow.reduce[layer](Stage(hidden[b, self.columns[b]], scores, present, *about))
+            found, features = found if isinstance(found, tuple) else (found, None)
+            for v in present if features is not None else []:
+                hidden[b, self.columns[b][v]] = features[v]
             self.dropped[b, layer] = {v for v in present if found[v] != v}
             into.append([end if v in present else -1 for v, end in enumerate(found)])
         return (self._means(hidden, into), *args[1:]), inputs
@@ -176,6 +197,10 @@ class MaskedModel:
                 self._choose(b, layer, number, weights[b, :, rows], keys[b])
         ends = [rows.stop - 1 for rows in self._calls(length)]
         self.attention[layer], self.visible[layer] = weights.mean(1)[:, ends], seen.any(1)[:, ends]
+        self.text[layer] = []
+        for b, columns in enumerate(self.columns):
+            after = min(1 + max(columns.tolist(), default=0), self.prompt - 1)
+            self.text[layer].append(weights[b, :, after : self.prompt][:, :, columns])
         rows = weights[:, :, self.prompt - 1].mean(1)
         self.scores[layer] = [row[columns].tolist() for row, columns in zip(rows, self.columns, strict=True)]
         return (weights @ v).transpose(1, 2).contiguous(), None

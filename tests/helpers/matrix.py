@@ -15,7 +15,7 @@ from dycoke_lab import METHODS, TTM, DyCoke, capture_attention
 from dycoke_lab.methods import Dynamic as DynamicPruning
 from dycoke_lab.methods import LastQuery
 from helpers.families import FAMILIES, Family, decoder_of, frames
-from helpers.masked_model import MaskedModel
+from helpers.masked_model import MaskedModel, places_of
 from helpers.oracles import Slow, Video
 from helpers.slow_methods import slow_version
 from helpers.vocabulary import ID
@@ -239,8 +239,9 @@ def run_the_oracle(
             stays[b, row[gone[b].bool()]] = False
         positions = (stays.cumsum(1) - 1).clamp(min=0).expand_as(positions)
     oracle = MaskedModel(
-        model, decoder, columns, into, features, inputs["attention_mask"], slow, _blocks(inputs), steps
-    )
+        model, decoder, columns, into, features, inputs["attention_mask"], slow, _blocks(inputs), steps,
+        [places_of(sample) for sample in videos],
+    )  # fmt: skip
     return Found(oracle, oracle.logits(**whole, position_ids=positions), columns, gone)
 
 

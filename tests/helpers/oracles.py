@@ -113,11 +113,21 @@ class Video:
 @dataclass
 class Stage:
     """hidden: the visual tokens' hidden states before a layer, (visual, dim). scores: their attention from
-    the prompt's last token in the layer below. present: those that are still there."""
+    the prompt's last token in the layer below, none below layer 0. present: those that are still there.
+
+    layer, depth: the layer, of so many. place: of each token its video, frame in that video, row, column.
+    text: the attention of all prompt tokens after the last video in the layer below, (heads, rows, visual).
+    memory: of this batch element, through all layers.
+    """
 
     hidden: Tensor
     scores: list[float]
     present: list[int]
+    layer: int = 0
+    depth: int = 0
+    place: list[tuple[int, int, int, int]] = field(default_factory=list)
+    text: Tensor | None = None
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,14 +136,14 @@ class Slow:
 
     merge: for each token of a video itself, the one it is merged into, or -1. average: a token becomes the
     mean of all merged into it. features: new features of a video's tokens, (tokens, dim).
-    reduce: the same before layers of the prefill, with `average`, too.
+    reduce: the same before layers of the prefill, with `average`, too; or with new features of the tokens.
     """
 
     merge: Callable[[Video], list[int]] | None = None
     average: bool = False
     features: Callable[[Video], Tensor] | None = None
     repacked: bool = False
-    reduce: dict[int, Callable[[Stage], list[int]]] = field(default_factory=dict)
+    reduce: dict[int, Callable[[Stage], list[int] | tuple[list[int], Tensor]]] = field(default_factory=dict)
     rule: Rule | None = None
 
 

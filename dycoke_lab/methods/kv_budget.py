@@ -73,8 +73,8 @@ def ends_of_pages(
     page: Int[Tensor, "batch visual"],
     pages: int,
 ) -> tuple[Float[Tensor, "batch heads pages dim"], Float[Tensor, "batch heads pages dim"]]:
-    """Return the smallest and the largest key of each page's candidates, per channel; 0 for a page without
-    tokens. page: the number of each token's page.
+    """Return the smallest and the largest key of each page's candidates, per channel; 0 for a page
+    without tokens. page: the number of each token's page.
 
     >>> keys, page = torch.tensor([[[[1.0, 2.0], [3.0, 0.0]]]]), torch.tensor([[0, 0]])
     >>> [end.flatten().tolist() for end in ends_of_pages(keys, page == 0, page, pages=1)]

@@ -66,7 +66,8 @@ def window_attention(
     window: int,
 ) -> Float[Tensor, "batch heads window keys"]:
     """Return the attention of the last `window` queries (of all, if there are fewer) over all keys: causal,
-    unless a mask of each query's own says otherwise, as for images whose tokens see each other."""
+    unless a mask of each query's own says otherwise, as for images whose tokens see each other. A query whose
+    own key is hidden is padding, and has none."""
     batch, heads, _, dim = query.shape
     window, keys = min(window, query.shape[2]), key.shape[2]
     rows = (query[:, :, -window:] * scaling).reshape(batch, key.shape[1], -1, dim)
@@ -74,6 +75,7 @@ def window_attention(
     if mask is not None and mask.ndim == 4:
         seen = mask[:, :, -window:, :keys]
         allowed = seen if seen.dtype == torch.bool else seen > torch.finfo(seen.dtype).min / 2
+        allowed = allowed & allowed.diagonal(keys - window, -2, -1)[..., None]
     else:
         allowed = torch.ones(window, keys, dtype=torch.bool, device=key.device).tril(keys - window)
         if mask is not None:  # FlashAttention's

@@ -96,6 +96,7 @@ def temporal_merge(
     *,
     threshold: float | None = None,
     combine: str = "drop",
+    reference: str = "paper",
 ) -> Merged:
     """Remove the visual tokens that repeat an earlier frame of their window.
 
@@ -103,7 +104,7 @@ def temporal_merge(
     slot by slot, with the frame before it, at an even offset with the one two before. In each compared
     frame the most similar tokens go: merge_ratio (K) of them, to the nearest whole token kept, or, with
     `threshold` instead of a ratio, every token whose cosine similarity is at least that (to within 1e-6,
-    since equal tokens' cosines are not exactly 1).
+    since equal tokens' cosines are not exactly 1). reference: another frame to compare with, as TTM's.
 
     A token whose reference was itself merged is followed to the kept token at the chain's end.
     Raises ValueError for features that are not (frames, tokens, dim) and for settings out of range.
@@ -121,8 +122,8 @@ def temporal_merge(
         raise ValueError(
             f"features has shape {tuple(features.shape)}: it must be (frames, tokens, dim), none of them 0"
         )
-    keep, similarity = keep_mask(features[None], merge_ratio, window, threshold)
-    into = merged_into(keep, window)[0]
+    keep, similarity = keep_mask(features[None], merge_ratio, window, threshold, reference)
+    into = merged_into(keep, window, reference)[0]
     keep, similarity = keep[0], similarity[0]
     kept = keep.flatten().nonzero()[:, 0]
     flat = features.flatten(0, 1)

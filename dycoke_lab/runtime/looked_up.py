@@ -22,4 +22,5 @@ def attention_over_visual(call: Call, window: int, column: Tensor, there: Tensor
 def keys_of_visual(call: Call, column: Tensor, there: Tensor) -> Tensor:
     """Return the keys, (batch, key heads, visual, dim)."""
     column, there = (part.expand(-1, call.key.shape[1], -1) for part in (column, there))
-    return call.key.gather(2, column[..., None].expand(*column.shape, call.key.shape[3])) * there[..., None]
+    index = column[..., None].expand(*column.shape, call.key.shape[3])
+    return call.key.gather(2, index) * there[..., None]

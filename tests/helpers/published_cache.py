@@ -1,5 +1,5 @@
-"""Loops for the published methods on the KV cache, and for ablations of dynamic pruning, from their papers.
-Nothing here calls the library."""
+"""Loops for the published methods on the KV cache, and for ablations of dynamic pruning, from their
+papers. Nothing here calls the library."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from helpers.oracles import Look, Rule, best, cosine
 
 
 def snap_kv(look: Look, window: int, kernel: int) -> set[int]:
-    """SnapKV, of one key head: each visual token's votes are what the last queries pay it, summed over them,
-    mean over the query heads; then the mean with its neighbours, of `kernel` tokens in all, of which those
-    that are not there have no votes."""
+    """SnapKV, of one key head: each visual token's votes are what the last queries pay it, summed over
+    them, mean over the query heads; then the mean with its neighbours, of `kernel` tokens in all, of which
+    those that are not there have no votes."""
     return best(_with_neighbours(look, window, kernel), look.candidates, look.budget)
 
 
 def _with_neighbours(look: Look, window: int, kernel: int) -> list[float]:
     heads = look.attention.tolist()
-    votes = {v: sum(row[v] for head in heads for row in head[-window:]) / len(heads) for v in look.candidates}
+    rows = [row for head in heads for row in head[-window:]]
+    votes = {v: sum(row[v] for row in rows) / len(heads) for v in look.candidates}
     pooled, reach = [0.0] * len(look.scores), kernel // 2
     for place, v in enumerate(look.candidates):
         near = look.candidates[max(0, place - reach) : place + reach + 1]
@@ -49,7 +50,7 @@ def pyramid(mean: int, total: int, layers: int, beta: int) -> list[int]:
 
 
 def _left(look: Look, answer_counts: bool) -> int:
-    """The budget of this step: as the prompt's text and the answer stay, each step's token takes a place."""
+    """The budget of this step: as text and answer stay, each step's token takes a place."""
     if not answer_counts:
         return look.budget
     return max(min(look.budget, 1), look.budget - look.number)
@@ -88,7 +89,7 @@ def streaming_llm(look: Look, n_sink: int, answer_counts: bool) -> set[int] | No
 
 
 def quest(look: Look, page_size: int) -> set[int] | None:
-    """Pages by the bound of what their keys can have in common with this step's query, summed over heads."""
+    """Pages by the bound of what their keys and this step's query have in common, summed over heads."""
     if look.number == 0:
         return None
     keys, queries = look.keys.tolist(), look.queries.tolist()  # type: ignore[union-attr]

@@ -56,13 +56,15 @@ def pooled(
     scores: Float[Tensor, "*rows visual"], candidates: Bool[Tensor, "*rows visual"], kernel: int
 ) -> Float[Tensor, "*rows visual"]:
     """Return the mean of each candidate and its neighbours among them, `kernel` tokens in all; where
-    there are fewer, at the ends, the missing ones count as 0.
+    there are fewer, at the ends, the missing ones count as 0. In float64: neighbours share a large score,
+    and differ by small ones, which would be lost beside it.
 
     >>> pooled(torch.tensor([3.0, 0.0, 9.0, 6.0]), torch.tensor([True, True, False, True]), kernel=3)
-    tensor([1., 3., 0., 2.])
+    tensor([1., 3., 0., 2.], dtype=torch.float64)
     """
     place = (candidates.cumsum(-1) - 1).clamp(min=0)
-    close = scores.new_zeros(scores.shape).scatter_add(-1, place, scores * candidates)
+    scores = scores.double() * candidates
+    close = torch.zeros_like(scores).scatter_add(-1, place, scores)
     mean = F.avg_pool1d(close.view(-1, 1, close.shape[-1]), kernel, 1, kernel // 2)
     return mean.view_as(scores).gather(-1, place) * candidates
 

@@ -88,9 +88,10 @@ def test_attention_mass_is_the_smallest_set_that_holds_it():
 
 
 def test_the_largest_head_may_rank():
+    heads = torch.tensor([[[[0.8, 0.5, 0.3]], [[0.0, 0.4, 0.3]]]])  # means .4, .45, .3
     step = Step(
-        1, 1, torch.tensor([[0.4, 0.45, 0.3]]), None, torch.ones(1, 3, dtype=torch.bool),
-        torch.tensor([1]), None, NOWHERE, _window=lambda: torch.tensor([[[[0.8, 0.5, 0.3]], [[0.0, 0.4, 0.3]]]]),
+        1, 1, heads.mean(1)[:, 0], None, torch.ones(1, 3, dtype=torch.bool), torch.tensor([1]), None,
+        NOWHERE, _window=lambda: heads,
     )  # fmt: skip
     assert DynamicAblation(heads="max").select(step).tolist() == [[True, False, False]]
     assert DynamicAblation(heads="mean").select(step).tolist() == [[False, True, False]]

@@ -238,7 +238,8 @@ def _check(model: Any, decoder: Any, cache: Cache, generation: Generation | None
             )
         if selection.active is None:
             raise ValueError("nothing has been selected yet: run a decoding step first")
-        if selection.active[1] is not None or not (selection.finished or selector.fixed_budget):
+        steady = selection.finished or (selector.fixed_budget and not selector.answer_counts)
+        if selection.active[1] is not None or not steady:
             raise ValueError(
                 f"{selector!r} keeps different numbers of tokens, so that steps have no static shape"
             )

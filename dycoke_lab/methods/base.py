@@ -151,6 +151,8 @@ class Selector(_Pruning, ABC):
     scope: one choice "shared" by all pruned layers, made by the attention of layer from_layer - 1 before they
         attend; or one for each "layer", or for each key "head" of each layer, made by the layer's own
         attention, which takes effect at the next step.
+    answer_counts: with eviction, whether each step takes one token from the budget, down to 1, so that the
+        cache keeps its size as the answer grows.
     window: how many of the prompt's last queries `step.window_attention` holds.
     layers_below: how many layers below from_layer score, for a choice that is shared; `step.scores` is the
         mean of their attention, `step.by_layer` has each.
@@ -161,6 +163,7 @@ class Selector(_Pruning, ABC):
     can_return: ClassVar[bool] = False
     every_step: ClassVar[bool] = False
     fixed_budget: ClassVar[bool] = True
+    answer_counts: bool | Any = False
     scope: ClassVar[Literal["shared", "layer", "head"]] = "shared"
     window: ClassVar[int] = 1
     layers_below: ClassVar[int] = 1
@@ -182,6 +185,13 @@ class Selector(_Pruning, ABC):
     @abstractmethod
     def select(self, step: Step) -> Bool[Tensor, "*rows visual"] | None:
         """Return the tokens to attend to from this step on, some of the candidates; None changes nothing."""
+
+    def budget_in(
+        self, candidates: Bool[Tensor, "*rows visual"], layer: int, pruned: Sequence[int]
+    ) -> Int[Tensor, "*rows"]:
+        """Return how many tokens to keep in this layer, one of the pruned ones (the first, if the choice is
+        shared)."""
+        return self.budget(candidates)
 
     @property
     def scoring(self) -> range:

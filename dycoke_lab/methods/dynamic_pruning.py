@@ -81,7 +81,6 @@ def DyCoke(
     >>> DyCoke(0.5, 0.9, from_layer=8) == TTM(0.5) + Dynamic(0.9, from_layer=8)
     True
     """
-    merging = {
-        name: fields.pop(name) for name in ("threshold", "window", "combine", "positions") if name in fields
-    }
+    others = ("threshold", "window", "combine", "positions", "reference")
+    merging = {name: fields.pop(name) for name in others if name in fields}
     return TTM(merge_ratio, **merging) + Dynamic(prune_ratio, from_layer, **fields)

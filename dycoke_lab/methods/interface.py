@@ -115,6 +115,7 @@ class Step:
     by_layer: Float[Tensor, "batch layers visual"] | None = None
     _window: Callable[[], Tensor] | None = None
     _keys: Callable[[], Tensor] | None = None
+    _query: Callable[[], Tensor] | None = None
 
     @property
     def window_attention(self) -> Float[Tensor, "batch heads window visual"]:
@@ -127,3 +128,9 @@ class Step:
         """This layer's keys of the visual tokens, with their positions; 0 for tokens that are not there."""
         assert self._keys is not None, "this step was made by hand, without keys"
         return self._keys()
+
+    @property
+    def query(self) -> Float[Tensor, "batch heads dim"]:
+        """This layer's last query, with its position; not scaled."""
+        assert self._query is not None, "this step was made by hand, without a query"
+        return self._query()

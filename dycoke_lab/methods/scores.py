@@ -71,16 +71,21 @@ def window_attention(
     scaling: float,
     window: int,
 ) -> Float[Tensor, "batch heads window keys"]:
-    """Return the causal attention of the last `window` queries (of all, if there are fewer) over all keys."""
+    """Return the attention of the last `window` queries (of all, if there are fewer) over all keys: causal,
+    unless a mask of each query's own says otherwise, as for images whose tokens see each other. A query whose
+    own key is hidden is padding, and has none."""
+    batch, heads, _, dim = query.shape
     window, keys = min(window, query.shape[2]), key.shape[2]
-    spread = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
-    logits = (query[:, :, -window:] * scaling @ spread.transpose(2, 3)).float()
-    allowed = torch.ones(window, keys, dtype=torch.bool, device=key.device).tril(keys - window)[None, None]
-    if mask is not None and mask.ndim == 2:  # FlashAttention's
-        allowed = allowed & mask[:, None, None, -keys:].bool()
-    elif mask is not None:
-        rows = mask[:, :, -window:, :keys]
-        allowed = allowed & (rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2)
+    rows = (query[:, :, -window:] * scaling).reshape(batch, key.shape[1], -1, dim)
+    logits = (rows @ key.transpose(2, 3)).view(batch, heads, window, keys).float()
+    if mask is not None and mask.ndim == 4:
+        seen = mask[:, :, -window:, :keys]
+        allowed = seen if seen.dtype == torch.bool else seen > torch.finfo(seen.dtype).min / 2
+        allowed = allowed & allowed.diagonal(keys - window, -2, -1)[..., None]
+    else:
+        allowed = torch.ones(window, keys, dtype=torch.bool, device=key.device).tril(keys - window)
+        if mask is not None:  # FlashAttention's
+            allowed = allowed & mask[:, None, None, -keys:].bool()
     return logits.masked_fill(~allowed, -torch.inf).softmax(-1).nan_to_num(0)
 
 

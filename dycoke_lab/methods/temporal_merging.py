@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar, Literal
@@ -14,6 +15,13 @@ from torch import Tensor
 from dycoke_lab.methods.base import Merger
 from dycoke_lab.methods.interface import Assignment, VideoTokens
 
+# how many frames back the reference lies, by the offset in the window
+REFERENCES: dict[str, Callable[[int], int]] = {
+    "paper": lambda offset: 1 if offset % 2 else 2,
+    "first": lambda offset: offset,
+    "previous": lambda offset: 1,
+}
+
 
 @dataclass(frozen=True)
 class TTM(Merger):
@@ -22,11 +30,13 @@ class TTM(Merger):
     merge_ratio: K, the share of tokens removed from the later frames of each window, 0 to 1. threshold:
         instead of K, remove every token at least this similar (cosine, -1 to 1) to its reference.
     window: frames a window, from 2; the paper's is 4.
+    reference: the frame that a later frame of the window is compared with: "paper": at an odd offset the one
+        before, at an even offset the one two before; "first": the window's first; "previous": the one before.
     combine: "drop" removes tokens (the paper); "average" folds them into the token they repeat.
     positions: "original" keeps the position ids of retained tokens; "repacked" numbers them anew.
 
     >>> TTM()
-    TTM(merge_ratio=0.7, threshold=None, window=4, combine='drop', positions='original')
+    TTM(merge_ratio=0.7, threshold=None, window=4, combine='drop', positions='original', reference='paper')
     """
 
     merge_ratio: float | None = None
@@ -34,6 +44,7 @@ class TTM(Merger):
     window: int = 4
     combine: Literal["drop", "average"] | Any = "drop"
     positions: Literal["original", "repacked"] | Any = "original"
+    reference: Literal["paper", "first", "previous"] | Any = "paper"
 
     label: ClassVar[str] = "temporal merging (TTM)"
     colour: ClassVar[str] = "#e69f00"
@@ -46,6 +57,7 @@ class TTM(Merger):
         _check(self.merge_ratio, self.threshold, self.window, self.combine)
         if self.positions not in ("original", "repacked"):
             raise ValueError(f"positions={self.positions!r} must be 'original' or 'repacked'")
+        references(2, self.window, self.reference)  # which checks it
 
     @property
     def off(self) -> bool:
@@ -53,8 +65,9 @@ class TTM(Merger):
 
     def merge(self, video: VideoTokens) -> Assignment:
         features = video.features.flatten(2, 3)  # a frame's tokens in a row
-        keep, _ = keep_mask(features, self.merge_ratio, self.window, self.threshold)
-        return Assignment(merged_into(keep, self.window), average=self.combine == "average")
+        keep, _ = keep_mask(features, self.merge_ratio, self.window, self.threshold, self.reference)
+        into = merged_into(keep, self.window, self.reference)
+        return Assignment(into, average=self.combine == "average")
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,7 @@ def temporal_merge(
     *,
     threshold: float | None = None,
     combine: str = "drop",
+    reference: str = "paper",
 ) -> Merged:
     """Remove the visual tokens that repeat an earlier frame of their window.
 
@@ -91,7 +105,7 @@ def temporal_merge(
     slot by slot, with the frame before it, at an even offset with the one two before. In each compared
     frame the most similar tokens go: merge_ratio (K) of them, to the nearest whole token kept, or, with
     `threshold` instead of a ratio, every token whose cosine similarity is at least that (to within 1e-6,
-    since equal tokens' cosines are not exactly 1).
+    since equal tokens' cosines are not exactly 1). reference: another frame to compare with, as TTM's.
 
     A token whose reference was itself merged is followed to the kept token at the chain's end.
     Raises ValueError for features that are not (frames, tokens, dim) and for settings out of range.
@@ -109,8 +123,8 @@ def temporal_merge(
         raise ValueError(
             f"features has shape {tuple(features.shape)}: it must be (frames, tokens, dim), none of them 0"
         )
-    keep, similarity = keep_mask(features[None], merge_ratio, window, threshold)
-    into = merged_into(keep, window)[0]
+    keep, similarity = keep_mask(features[None], merge_ratio, window, threshold, reference)
+    into = merged_into(keep, window, reference)[0]
     keep, similarity = keep[0], similarity[0]
     kept = keep.flatten().nonzero()[:, 0]
     flat = features.flatten(0, 1)
@@ -119,13 +133,18 @@ def temporal_merge(
     return Merged(kept, into, similarity, flat[kept])
 
 
-def references(frames: int, window: int) -> list[int | None]:
-    """Return the frame that each frame is compared with; None for a window's first.
+def references(frames: int, window: int, reference: str = "paper") -> list[int | None]:
+    """Return the frame that each frame is compared with; None for a window's first. reference: as TTM's.
 
     >>> references(frames=6, window=4)
     [None, 0, 0, 2, None, 4]
+    >>> references(6, 4, "first"), references(6, 4, "previous")
+    ([None, 0, 0, 0, None, 4], [None, 0, 1, 2, None, 4])
     """
-    return [None if (o := f % window) == 0 else f - 1 if o % 2 else f - 2 for f in range(frames)]
+    if reference not in REFERENCES:
+        raise ValueError(f"reference={reference!r} must be 'paper', 'first' or 'previous'")
+    back = REFERENCES[reference]
+    return [frame - back(offset) if (offset := frame % window) else None for frame in range(frames)]
 
 
 def keep_mask(
@@ -133,13 +152,14 @@ def keep_mask(
     ratio: float | None,
     window: int,
     threshold: float | None = None,
+    reference: str = "paper",
 ) -> tuple[Bool[Tensor, "batch frames tokens"], Float[Tensor, "batch frames tokens"]]:
     """Return which tokens remain, and every token's cosine similarity to its reference (NaN where it has
     none)."""
     batch, frames, tokens, _ = features.shape
     keep = torch.ones(batch, frames, tokens, dtype=torch.bool, device=features.device)
     similarity = torch.full((batch, frames, tokens), torch.nan, device=features.device)
-    pairs = [(f, r) for f, r in enumerate(references(frames, window)) if r is not None]
+    pairs = [(f, r) for f, r in enumerate(references(frames, window, reference)) if r is not None]
     if not pairs:
         return keep, similarity
     later, earlier = (list(x) for x in zip(*pairs, strict=True))
@@ -159,13 +179,15 @@ def retained_count(tokens: int, ratio: float) -> int:
     return int((1 - ratio) * tokens + 0.5 + 1e-9)
 
 
-def merged_into(keep: Bool[Tensor, "batch frames tokens"], window: int) -> Int[Tensor, "batch all"]:
+def merged_into(
+    keep: Bool[Tensor, "batch frames tokens"], window: int, reference: str = "paper"
+) -> Int[Tensor, "batch all"]:
     """Return, for every token, the kept token it was merged into."""
     batch, frames, tokens = keep.shape
     into = torch.arange(frames * tokens, device=keep.device).view(frames, tokens).repeat(batch, 1, 1)
-    for frame, reference in enumerate(references(frames, window)):
-        if reference is not None:
-            into[:, frame] = torch.where(keep[:, frame], into[:, frame], into[:, reference])
+    for frame, earlier in enumerate(references(frames, window, reference)):
+        if earlier is not None:
+            into[:, frame] = torch.where(keep[:, frame], into[:, frame], into[:, earlier])
     return into.flatten(1)
 
 

@@ -55,7 +55,7 @@ class Generation:
         if selector := compression.selector:
             shared = selector.scope == "shared"
             groups = [model.pruned] if shared else [[number] for number in model.pruned]
-            self.selections = [Selection(selector, layers, self.place) for layers in groups]
+            self.selections = [Selection(selector, layers, self.place, model.pruned) for layers in groups]
         self.seen = layout.length
         self.decoding = False
         self.gaps = False  # whether a later turn brought padding

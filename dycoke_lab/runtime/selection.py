@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 
 from dycoke_lab.methods.base import Selector
 from dycoke_lab.methods.interface import Place, Step
-from dycoke_lab.methods.scores import last_query_attention, window_attention
+from dycoke_lab.methods.scores import last_query_attention
 from dycoke_lab.runtime.attention_hooks import Call
 from dycoke_lab.runtime.cache_layers import PrunedLayer
 from dycoke_lab.runtime.choices import check_choice
@@ -24,21 +24,22 @@ from dycoke_lab.runtime.kv_swap import (
     rows_to_fetch,
     rows_to_swap,
 )
+from dycoke_lab.runtime.looked_up import attention_over_visual, keys_of_visual
 from dycoke_lab.runtime.reduction import rearranged
 
 
 class Selection:
     """One choice of active tokens, and the cache layers that follow it.
 
-    layers: their numbers. Rows are batch elements, or with scope "head" their key heads, batch element by
-    batch element.
+    layers: their numbers. pruned: those of all pruned layers. Rows are batch elements, or with scope "head"
+    their key heads, batch element by batch element.
     selected: (rows, visual), what was chosen last. order: (rows, columns), which of the prompt's columns lie
     where in the layers' buffers, the active ones last. active: (rows, width), those; and False where one only
     fills up, None: none does.
     """
 
-    def __init__(self, selector: Selector, layers: list[int], place: Place) -> None:
-        self.selector, self.layers, self.place = selector, layers, place
+    def __init__(self, selector: Selector, layers: list[int], place: Place, pruned: list[int]) -> None:
+        self.selector, self.layers, self.place, self.pruned = selector, layers, place, pruned
         self.number = -1
         self.scores: Tensor | None = None
         self.selected: Tensor | None = None
@@ -57,8 +58,11 @@ class Selection:
     @property
     def finished(self) -> bool:
         """Whether all has been chosen that there is to choose."""
-        once = not self.selector.every_step or (self.selector.evicts and self.selector.fixed_budget)
-        return once and self.selected is not None
+        if self.selected is None:
+            return False
+        if self.selector.answer_counts and self.number + 1 < max(self.counts):
+            return False
+        return not self.selector.every_step or (self.selector.evicts and self.selector.fixed_budget)
 
     def _begin(self, columns: PromptColumns, key_heads: int) -> None:
         """Note what a selection must know of the prompt, once, so that no step has to read a number on the
@@ -76,9 +80,21 @@ class Selection:
         self.candidates = columns.retained
         if self.selector.scope == "head":
             self.candidates = columns.retained[:, None].expand(-1, self.heads, -1)
-        self.budget = self.selector.budget(self.candidates)
-        sizes = (self.budget.reshape(-1) + self.always.sum(1)).tolist()  # an element may have no video at all
-        self.width, self.even = max(sizes), len(set(sizes)) == 1
+        self.budget = self.selector.budget_in(self.candidates, self.layers[0], self.pruned)
+        # an element may have no video at all
+        self.counts, self.others = torch.stack([self.budget.reshape(-1), self.always.sum(1)]).tolist()
+
+    def _budget(self) -> Tensor:
+        """How many to choose at this step."""
+        if not self.selector.answer_counts:
+            return self.budget
+        return torch.minimum(self.budget, (self.budget - self.number).clamp(min=1))
+
+    def _width(self) -> tuple[int, bool]:
+        """How many columns are active at this step, at most; and whether in all rows as many."""
+        less = self.number if self.selector.answer_counts else 0
+        sizes = [min(n, max(1, n - less)) + m for n, m in zip(self.counts, self.others, strict=True)]
+        return max(sizes), len(set(sizes)) == 1
 
     def observe(self, call: Call, columns: PromptColumns, decoding: bool, cache: Cache | None) -> None:
         """Have the method choose, at the scoring layer, by this step's scores. A choice that is shared is
@@ -104,10 +120,11 @@ class Selection:
         selected = None if self.selected is None else self.selected.view_as(self.candidates)
         above = torch.stack(self.above).mean(0) if self.above else None
         step = Step(
-            self.number, call.layer, scores, previous, self.candidates, self.budget, selected,
+            self.number, call.layer, scores, previous, self.candidates, self._budget(), selected,
             self.place, self.memory, above, by_layer,
-            lambda: self._over_visual(window_attention(*call[1:], self.selector.window), column, there),
-            lambda: self._keys(call, column, there),
+            lambda: attention_over_visual(call, self.selector.window, column, there),
+            lambda: keys_of_visual(call, column, there),
+            lambda: call.query[:, :, -1],
         )  # fmt: skip
         chosen = self.selector.select(step)
         if chosen is None:
@@ -137,8 +154,9 @@ class Selection:
         real = self.columns.real
         if real is not None:
             keep = keep & real.repeat_interleave(self.heads, 0)
-        width, even = self.width, self.even
-        if not self.selector.fixed_budget:
+        if self.selector.fixed_budget:
+            width, even = self._width()
+        else:
             sizes = keep.sum(1).tolist()
             width, even = max(sizes), len(set(sizes)) == 1
         self.pending = True
@@ -214,18 +232,6 @@ class Selection:
         column = place.gather(1, self.columns.column.repeat_interleave(self.heads, 0))
         shape = (-1, self.heads, column.shape[1])
         return column.view(shape), self.selected.view(shape)
-
-    def _over_visual(self, attention: Tensor, column: Tensor, there: Tensor) -> Tensor:
-        """(batch, heads, window, keys) at the visual tokens."""
-        groups = attention.shape[1] // column.shape[1]
-        column, there = (part.repeat_interleave(groups, 1)[:, :, None] for part in (column, there))
-        return attention.gather(3, column.expand(-1, -1, attention.shape[2], -1)) * there
-
-    def _keys(self, call: Call, column: Tensor, there: Tensor) -> Tensor:
-        column, there = (part.expand(-1, call.key.shape[1], -1) for part in (column, there))
-        return (
-            call.key.gather(2, column[..., None].expand(*column.shape, call.key.shape[3])) * there[..., None]
-        )
 
     def crop(self, call: Call, length: int, flash: bool) -> Tensor | None:
         """Return a pruned layer's mask at a decoding step: the columns that its keys have. length: of the

@@ -194,7 +194,7 @@ class MaskedModel:
                     seen[b, mine, rows, self._unselected(b, layer, number, head)] = False
                 hidden = logits[b, :, rows].masked_fill(~seen[b, :, rows], -torch.inf)
                 weights[b, :, rows] = hidden.softmax(-1).nan_to_num(0)
-                self._choose(b, layer, number, weights[b, :, rows], keys[b])
+                self._choose(b, layer, number, weights[b, :, rows], keys[b], q[b, :, rows.stop - 1])
         ends = [rows.stop - 1 for rows in self._calls(length)]
         self.attention[layer], self.visible[layer] = weights.mean(1)[:, ends], seen.any(1)[:, ends]
         self.text[layer] = []
@@ -221,9 +221,11 @@ class MaskedModel:
             return []
         return [int(column) for v, column in enumerate(self.columns[b]) if v not in now]
 
-    def _choose(self, b: int, layer: int, number: int, weights: Tensor, keys: Tensor) -> None:
+    def _choose(
+        self, b: int, layer: int, number: int, weights: Tensor, keys: Tensor, queries: Tensor
+    ) -> None:
         """Have all choose that do so at this layer. weights: (heads, rows of this call, columns). keys: (key
-        heads, columns, dim)."""
+        heads, columns, dim). queries: (heads, dim), the last row's."""
         rule = self.rule
         if rule is None or (
             layer != rule.from_layer - 1 if rule.scope == "shared" else not self._prunes(layer)
@@ -255,6 +257,9 @@ class MaskedModel:
                 last.memory if last else {},
                 by_layer.tolist(),
                 self.above[b] if self.above and number else None,
+                layer,
+                [n for n in range(len(self.kinds)) if self._prunes(n)],
+                queries,
             )
             choice = rule.choose(look) if asked else None
             self.looks[who] = look

@@ -16,10 +16,15 @@ def cosine(a: list[float], b: list[float]) -> float:
 
 
 def merge(
-    features: Tensor, window: int, ratio: float | None = None, threshold: float | None = None
+    features: Tensor,
+    window: int,
+    ratio: float | None = None,
+    threshold: float | None = None,
+    reference: str = "paper",
 ) -> dict[int, int]:
     """Return every token's destination, token by token: frames in windows, the first frame whole, frame 2
-    against 1, 3 against 1, 4 against 3, and so on. features: (frames, tokens, dim)."""
+    against 1, 3 against 1, 4 against 3, and so on; or all against the window's first, or the one before.
+    features: (frames, tokens, dim)."""
     frames, tokens, _ = features.shape
     values = features.double().tolist()
     into: dict[int, int] = {}
@@ -29,6 +34,10 @@ def merge(
             into.update({f * tokens + t: f * tokens + t for t in range(tokens)})
             continue
         earlier = f - 1 if place % 2 == 0 else f - 2
+        if reference == "first":
+            earlier = f - place + 1
+        elif reference == "previous":
+            earlier = f - 1
         close = {t: cosine(values[f][t], values[earlier][t]) for t in range(tokens)}
         if threshold is not None:
             gone = {t for t in close if close[t] >= threshold - 1e-6}  # as `temporal_merge` says
@@ -62,7 +71,8 @@ class Look:
     each visual token's attention from the step's last row, mean over heads, and over the layers that score.
     attention: (heads, rows, visual), of all this step's rows. keys: (key heads, visual, dim).
     by_layer: the scores of each layer that scores. above: of the pruned layers at the prompt's end, their
-    mean.
+    mean. layer: the one whose attention this is. pruned: those that are pruned. queries: (heads, dim), of the
+    step's last row.
     """
 
     element: int
@@ -77,6 +87,9 @@ class Look:
     memory: dict[str, Any] = field(default_factory=dict)
     by_layer: list[list[float]] = field(default_factory=list)
     above: list[float] | None = None
+    layer: int = 0
+    pruned: list[int] = field(default_factory=list)
+    queries: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -147,9 +160,11 @@ class Slow:
     rule: Rule | None = None
 
 
-def temporal(video: Video, window: int, ratio: float | None, threshold: float | None) -> list[int]:
+def temporal(
+    video: Video, window: int, ratio: float | None, threshold: float | None, reference: str = "paper"
+) -> list[int]:
     """DyCoke's first stage, as `Slow.merge`."""
-    into = merge(video.features.flatten(1, 2), window, ratio, threshold)
+    into = merge(video.features.flatten(1, 2), window, ratio, threshold, reference)
     return [into[token] for token in range(len(into))]
 
 

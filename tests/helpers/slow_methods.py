@@ -27,7 +27,13 @@ def slow_version(compression: Any, batch: int, visual: int) -> Slow:
     if merger is not None:
         ratio = None if merger.threshold is not None else merger.merge_ratio
         slow = dict(
-            merge=partial(temporal, window=merger.window, ratio=ratio, threshold=merger.threshold),
+            merge=partial(
+                temporal,
+                window=merger.window,
+                ratio=ratio,
+                threshold=merger.threshold,
+                reference=merger.reference,
+            ),
             average=merger.combine == "average",
             repacked=merger.positions == "repacked",
         )

@@ -92,3 +92,17 @@ def test_a_mask_by_head_hides_other_keys_in_each_head():
     whole = logits.masked_fill(~allowed, -torch.inf).softmax(-1).float()
     torch.testing.assert_close(last_query_attention(query, key, mask, 0.3), whole[:, :, -1])
     torch.testing.assert_close(window_attention(query, key, mask, 0.3, 1), whole[:, :, -1:])
+
+
+def test_a_window_of_queries_sees_what_its_mask_allows():
+    """Also what comes later, where an image's tokens see each other; a query that is padding sees nothing."""
+    query, key = torch.randn(1, 2, 6, 8).double(), torch.randn(1, 1, 6, 8).double()
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()
+    mask[2:5, 2:5] = True
+    mask[:, 0] = False
+    mask[0, 3] = True  # of padding, whose row says anything
+    whole = (query @ key.mT * 0.3).masked_fill(~mask, -torch.inf).softmax(-1).float()
+    whole[:, :, 0] = 0
+    for window in (1, 3, 6):
+        found = window_attention(query, key, mask[None, None], 0.3, window)
+        torch.testing.assert_close(found, whole[:, :, -window:])

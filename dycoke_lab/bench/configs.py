@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
-from dycoke_lab.methods import METHODS, Compression, Dynamic, Merger, compose
+from dycoke_lab.methods import METHODS, PUBLISHED, Compression, Dynamic, Merger, compose
 
 NAMES = {"dycoke": "dynamic", "one-shot": "last_query"}  # as papers call them
 UNCOMPRESSED = ("vision", "full", "full-in-place", "capture")
@@ -19,7 +19,7 @@ METHODS_TO_MEASURE = (
     *(
         name
         for name, method in METHODS.items()
-        if name not in (*NAMES.values(), "hindsight") and not issubclass(method, Merger)
+        if name not in (*NAMES.values(), *PUBLISHED, "hindsight") and not issubclass(method, Merger)
     ),
 )
 EVERY_STEP = 2.0  # no cosine reaches it, so that each step selects anew

@@ -70,16 +70,15 @@ def add_matrix(commands: Any) -> None:
 
 
 def _matrix(options: argparse.Namespace) -> None:
-    from dycoke_lab.evaluation.matrix import LAYERS, SHARES, plan
+    from dycoke_lab.evaluation.matrix import LAYERS, plan
     from dycoke_lab.evaluation.matrix_runs import QUESTIONS, run_matrix
     from dycoke_lab.results import RESULTS, RowStore
     from dycoke_lab.specimen.specimens import specimen_named
 
     name = specimen_named(options.name).name
     out = options.out or RESULTS / "matrix" / name / f"seed-{options.seed}"
-    lines = [line for share in SHARES for line in plan(share)]
     asked = options.question or QUESTIONS
-    rows = run_matrix(name, options.seed, LAYERS[name], lines, options.videos, out, asked)
+    rows = run_matrix(name, options.seed, LAYERS[name], plan(), options.videos, out, asked)
     if set(asked) == set(QUESTIONS):
         with RowStore(out, videos=options.videos, from_layer=LAYERS[name]) as store:
             store.pack()

@@ -22,7 +22,7 @@ from transformers.cache_utils import DynamicCache
 
 from dycoke_lab.evaluation.diagnosis import written_tokens
 from dycoke_lab.evaluation.metrics import bootstrap, differing
-from dycoke_lab.methods import METHODS, TTM, Compression, Merger, Method, compose, label_of
+from dycoke_lab.methods import METHODS, PUBLISHED, TTM, Compression, Merger, Method, compose, label_of
 from dycoke_lab.models import decoder_of
 from dycoke_lab.results.rows import RowStore
 from dycoke_lab.runtime.compat import CACHE
@@ -175,7 +175,8 @@ def run_fidelity(
 
 def methods_for(from_layer: int, model: Any) -> list[str]:
     """Return the names of the methods that this model can have, but those that must know the future."""
-    names = [name for name, cls in METHODS.items() if name != "hindsight" and not issubclass(cls, Merger)]
+    skipped = {*PUBLISHED, "hindsight"}
+    names = [name for name, cls in METHODS.items() if name not in skipped and not issubclass(cls, Merger)]
     allowed = []
     for name in names:
         try:

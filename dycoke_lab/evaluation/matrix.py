@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
-from dycoke_lab.methods import METHODS, Compression, Selector
+from dycoke_lab.methods import METHODS, Compression, Merger, Selector
 
 SHARES = (0.5, 0.25, 0.1)
+AS_MANY_READ = 0.7  # before the LLM: as many keys and values are read as with 10 % from layer 8 of 12 on
 LAYERS = {"constructed": 3, "footage": 8, "footage-qwen2.5-vl": 5}  # L, chosen on validation videos
 BEFORE = (
     "ttm", "visionzip", "prumerge", "vidcom2", "evs", "divprune", "tome", "fastvid", "prunevid", "holitom",
@@ -31,20 +32,33 @@ CONTROLS = (
 )  # fmt: skip
 FIRST_MERGED = ("ttm", "visionzip", "fastvid", "holitom", "every_nth")  # and then pruned on the KV cache
 THEN_PRUNED = ("dynamic", "last_query")
+OWN_LAYERS = ("pyramiddrop", "framefusion", "sttm")  # which their papers give, not one L
 GROUPS = {
     "before the LLM": BEFORE, "inside the prefill": INSIDE, "on the KV cache": CACHE, "control": CONTROLS,
 }  # fmt: skip
+ABLATED_AT = (0.25, 0.1)
 TOGETHER, ABLATION = "two stages", "ablation of DyCoke"
 
 
 @dataclass(frozen=True)
 class Part:
     """One method of a line. share: of the tokens that it is given, what it leaves; None: its fields say it.
-    fields: pairs of name and value."""
+    fields: pairs of name and value. solved: the field that is solved, if not the method's knob, and its
+    range."""
 
     method: str
     share: float | None = None
     fields: tuple[tuple[str, Any], ...] = ()
+    solved: tuple[str, float, float] | None = None
+
+    @property
+    def says(self) -> list[Any]:
+        return [self.method, self.share, dict(self.fields), *(self.solved[:1] if self.solved else ())]
+
+    @property
+    def knob(self) -> tuple[str, float, float]:
+        kind = METHODS[self.method]
+        return self.solved or (kind.knob, *kind.knob_range)
 
 
 @dataclass(frozen=True)
@@ -58,13 +72,47 @@ class Line:
     @property
     def key(self) -> str:
         """A name that says everything, for rows."""
-        return json.dumps([self.group, self.share, [[p.method, p.share, dict(p.fields)] for p in self.parts]])
+        return json.dumps([self.group, self.share, [p.says for p in self.parts]])
 
 
 FULL = Line("control", (), 1.0)
 
 
-def plan(share: float) -> list[Line]:
+def plan() -> list[Line]:
+    """Return all lines, share by share."""
+    more = [line for line in plan_at(AS_MANY_READ) if is_before(line)]
+    changed = [line for share in ABLATED_AT for line in ablations(share)]
+    return [*(line for share in SHARES for line in plan_at(share)), *more, *changed]
+
+
+def ablations(share: float) -> list[Line]:
+    """Return DyCoke with one of its choices made otherwise, each stage leaving the root of the share."""
+    half = sqrt(share)
+    ttm, dynamic = Part("ttm", half), Part("dynamic", half)
+    mergers = [
+        *(replace(ttm, fields=(("window", window),)) for window in (2, 8, 16)),
+        *(replace(ttm, fields=(("reference", name),)) for name in ("first", "previous")),
+        replace(ttm, fields=(("combine", "average"),)),
+        replace(ttm, fields=(("positions", "repacked"),)),
+        replace(ttm, solved=("threshold", -1.0, 1.0)),
+    ]
+    selectors = [
+        *(replace(dynamic, fields=(("reselect_below", x),)) for x in (-1.0, 0.3, 2.0)),
+        *(replace(dynamic, fields=(("from_layer", layer),)) for layer in (1, 3, 5)),
+        Part("dynamic_ablation", half, (("heads", "max"),)),
+        *(Part("dynamic_ablation", half, (("reselect_every", n),)) for n in (2, 4)),
+        Part("dynamic_mass", half),
+    ]
+    pairs = [*((merger, dynamic) for merger in mergers), *((ttm, selector) for selector in selectors)]
+    return [Line(ABLATION, pair, share) for pair in pairs]
+
+
+def is_before(line: Line) -> bool:
+    """Whether all of its methods act before the LLM."""
+    return all(issubclass(METHODS[part.method], Merger) for part in line.parts)
+
+
+def plan_at(share: float) -> list[Line]:
     """Return the lines at one share: each method alone, and two stages that leave the same share each."""
     alone = [
         Line(group, (Part(name, share),), share)
@@ -81,10 +129,11 @@ def plan(share: float) -> list[Line]:
 def made(part: Part, from_layer: int, value: float | None = None) -> Any:
     """Return a method with its fields, from layer L on if it prunes, its knob at this value."""
     kind, fields = METHODS[part.method], dict(part.fields)
-    if "from_layer" in kind.__dataclass_fields__ and "from_layer" not in fields:  # type: ignore[attr-defined]
+    takes_layer = "from_layer" in kind.__dataclass_fields__  # type: ignore[attr-defined]
+    if takes_layer and part.method not in OWN_LAYERS and "from_layer" not in fields:
         fields["from_layer"] = from_layer
     if value is not None:
-        fields[kind.knob] = value
+        fields[part.knob[0]] = value
     return kind(**fields)
 
 
@@ -97,8 +146,7 @@ def solve(
     survivors: returns the share of tokens that survives a compression. near: how near is near enough. A
     selector with a fixed budget needs no tries: its knob is P.
     """
-    kind = METHODS[part.method]
-    name = kind.knob
+    kind, (name, low, high) = METHODS[part.method], part.knob
     if part.share is None:
         return dict(part.fields)
     if issubclass(kind, Selector) and kind.fixed_budget and name == "prune_ratio":
@@ -107,7 +155,6 @@ def solve(
     def at(value: float) -> float:
         return survivors(Compression.of(made(part, from_layer, value)))
 
-    low, high = kind.knob_range
     rises = at(high) > at(low)
     best, distance = low, float("inf")
     for _ in range(tries):

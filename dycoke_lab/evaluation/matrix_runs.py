@@ -236,6 +236,12 @@ def _bits(values: Tensor) -> str:
     return "".join(str(int(value)) for value in values.tolist())
 
 
+def _name(method: str, share: float | None, fields: dict[str, Any], solved: str = "") -> str:
+    """What was chosen otherwise than by default stands in brackets."""
+    chosen = [*(f"{name}={value}" for name, value in fields.items()), *([f"by {solved}"] if solved else [])]
+    return f"{method} ({', '.join(chosen)})" if chosen else method
+
+
 def read_matrix(folder: Path) -> pd.DataFrame:
     """Return a row for each line, question and video of a folder, or of all folders seed-* in it (then with
     a column `seed`): what the line is, its fields, and what was found."""
@@ -249,7 +255,7 @@ def read_matrix(folder: Path) -> pd.DataFrame:
     tables = []
     for row in (row for row in rows if "right" in row):
         group, share, methods = json.loads(row["line"])
-        names = [name for name, *_ in methods]
+        names = [_name(*part) for part in methods]
         table = pd.DataFrame({
             "line": row["line"], "group": group, "share": share, "method": " + ".join(names) or "full",
             "fields": fields.get(row["line"], "[]"), "question": row["question"], "scenes": row["scenes"],

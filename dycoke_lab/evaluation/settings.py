@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dycoke_lab.methods import METHODS, Compression, Dynamic, Merger, PrefillReducer, compose
+from dycoke_lab.methods import METHODS, PUBLISHED, Compression, Dynamic, Merger, PrefillReducer, compose
 from dycoke_lab.specimen.specimens import specimen_named
 
 SWEEP_PRUNE = 0.7  # P of the runs over similarity thresholds
@@ -60,7 +60,7 @@ def combinations(
 ) -> list[EvaluationConfig]:  # fmt: skip
     """Return all combinations, and the full cache at each merge ratio. methods: None for all that prune."""
     if methods is None:
-        methods = [name for name, cls in METHODS.items() if not issubclass(cls, Merger)]
+        methods = [n for n, cls in METHODS.items() if n not in PUBLISHED and not issubclass(cls, Merger)]
     configs = [
         EvaluationConfig(seed, question, k, p, layer, method, specimen=specimen)
         for seed in seeds for question in questions for k in merge for layer in layers for p in prune
@@ -86,7 +86,8 @@ def evidence_grid(seed: int, specimen: str = "constructed") -> list[EvaluationCo
 
 
 def _protocol_grid(seed: int, specimen: str) -> list[EvaluationConfig]:
-    every = [name for name, cls in METHODS.items() if not issubclass(cls, Merger | PrefillReducer)]
+    known = {name: cls for name, cls in METHODS.items() if name not in PUBLISHED}
+    every = [name for name, cls in known.items() if not issubclass(cls, Merger | PrefillReducer)]
     layers, some = range(1, specimen_named(specimen).size.layers), (3, 5, 6, 7, 8)
     prune = (0.5, 0.7, 0.9, 0.95)
     main = specimen == "footage"  # the other family has less after merging

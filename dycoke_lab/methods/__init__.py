@@ -10,11 +10,12 @@ from dycoke_lab.methods.hindsight import Hindsight
 from dycoke_lab.methods.interface import Assignment, LayerState, Place, Step, VideoTokens
 from dycoke_lab.methods.last_query import LastQuery
 from dycoke_lab.methods.reference_code import ReferenceCode
-from dycoke_lab.methods.registry import METHODS, colour_of, compose, label_of
+from dycoke_lab.methods.registry import METHODS, PUBLISHED, colour_of, compose, label_of
 from dycoke_lab.methods.temporal_merging import TTM, Merged, temporal_merge
 
 __all__ = [
     "METHODS",
+    "PUBLISHED",
     "TTM",
     "Assignment",
     "Compression",

@@ -28,7 +28,7 @@ class DynamicAblation(Dynamic):
     reselect_every: int | None = None
 
     label: ClassVar[str] = "dynamic, ablation"
-    colour: ClassVar[str] = "#56b4e9"
+    colour: ClassVar[str] = "#4d9fd6"
     paper: ClassVar[str] = "ablation"
     knob: ClassVar[str] = "prune_ratio"
 
@@ -64,6 +64,7 @@ class DynamicMass(DynamicAblation):
     label: ClassVar[str] = "dynamic, by attention mass"
     colour: ClassVar[str] = "#0072b2"
     knob: ClassVar[str] = "mass"
+    knob_range: ClassVar[tuple[float, float]] = (0.01, 1.0)
     fixed_budget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

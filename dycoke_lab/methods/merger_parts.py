@@ -98,6 +98,7 @@ class ShareMerger(Merger):
     positions: Literal["original", "repacked"] | Any = field(default="original", kw_only=True)
 
     knob: ClassVar[str] = "share"
+    knob_range: ClassVar[tuple[float, float]] = (0.005, 1.0)
     shares: ClassVar[tuple[str, ...]] = ()  # other parameters that are shares
 
     def __post_init__(self) -> None:
@@ -112,7 +113,7 @@ class ShareMerger(Merger):
 
 def check_share(name: str, value: Any) -> None:
     """Raise ValueError for what is no share above 0 and at most 1."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value <= 1:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) <= 1:
         raise ValueError(f"{name}={value!r} must be a share above 0 and at most 1")
 
 

@@ -6,16 +6,35 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+from dycoke_lab.methods.ablations import DynamicAblation, DynamicMass
 from dycoke_lab.methods.base import Compression, Merger, Method, Selector
+from dycoke_lab.methods.before_llm import EveryNth, FewerFrames, FirstTokens, RandomTokens, SmallerFrames
 from dycoke_lab.methods.controls import KeepFirst, KeepNone, Random, Uniform
+from dycoke_lab.methods.divprune import DivPrune
 from dycoke_lab.methods.dynamic_pruning import Dynamic
+from dycoke_lab.methods.evs import EVS
 from dycoke_lab.methods.fastv import FastV
 from dycoke_lab.methods.first_step import FirstStep
+from dycoke_lab.methods.framefusion import FrameFusion
+from dycoke_lab.methods.h2o import H2O
 from dycoke_lab.methods.hindsight import Hindsight
+from dycoke_lab.methods.holitom_inner import HoliTomInner
 from dycoke_lab.methods.last_query import LastQuery
 from dycoke_lab.methods.layer_vote import LayerVote
+from dycoke_lab.methods.prumerge import PruMergePlus
+from dycoke_lab.methods.prunevid_inner import PruneVidInner
+from dycoke_lab.methods.pyramiddrop import PyramidDrop
+from dycoke_lab.methods.pyramidkv import PyramidKV
+from dycoke_lab.methods.quest import Quest
 from dycoke_lab.methods.reference_code import ReferenceCode
+from dycoke_lab.methods.snapkv import SnapKV
+from dycoke_lab.methods.streamingllm import StreamingLLM
+from dycoke_lab.methods.sttm import STTM
 from dycoke_lab.methods.temporal_merging import TTM
+from dycoke_lab.methods.tome import ToMe
+from dycoke_lab.methods.tova import TOVA
+from dycoke_lab.methods.vidcom2 import VidCom2
+from dycoke_lab.methods.visionzip import VisionZip
 
 FULL = "full"  # no method at all
 SPARE_COLOURS = ("#7f3c8d", "#11a579", "#3969ac", "#f2b701", "#e73f74", "#80ba5a", "#e68310", "#008695")
@@ -64,6 +83,22 @@ METHODS = Registry(
         "hindsight": Hindsight,
     }
 )
+CORE = tuple(METHODS)
+METHODS.update({
+    # before the LLM
+    "visionzip": VisionZip, "prumerge": PruMergePlus, "vidcom2": VidCom2, "evs": EVS, "divprune": DivPrune,
+    "tome": ToMe,
+    "fewer_frames": FewerFrames, "smaller_frames": SmallerFrames, "random_tokens": RandomTokens,
+    "every_nth": EveryNth, "first_tokens": FirstTokens,
+    # inside the prefill
+    "pyramiddrop": PyramidDrop, "framefusion": FrameFusion, "holitom_inner": HoliTomInner,
+    "prunevid_inner": PruneVidInner, "sttm": STTM,
+    # on the KV cache
+    "snapkv": SnapKV, "tova": TOVA, "h2o": H2O, "streamingllm": StreamingLLM, "pyramidkv": PyramidKV,
+    "quest": Quest, "dynamic_ablation": DynamicAblation, "dynamic_mass": DynamicMass,
+})  # fmt: skip
+# in the matrix, not in the other grids and in quick comparisons, which have DyCoke, its parts, and controls
+PUBLISHED = tuple(name for name in METHODS if name not in CORE)
 
 
 def compose(
@@ -89,7 +124,9 @@ def compose(
         return merging
     if issubclass(METHODS[method], Merger):
         return Compression.of(METHODS[method](**fields))
-    return merging + METHODS[method](prune_ratio=prune_ratio, from_layer=from_layer, **fields)  # type: ignore[call-arg]
+    given = {"prune_ratio": prune_ratio, "from_layer": from_layer}
+    known = METHODS[method].__dataclass_fields__  # type: ignore[attr-defined]
+    return merging + METHODS[method](**{name: given[name] for name in given if name in known}, **fields)
 
 
 def label_of(method: str | type[Method] | Method | Compression) -> str:

@@ -39,6 +39,7 @@ class STTM(PrefillReducer):
     colour: ClassVar[str] = "#d9508a"
     paper: ClassVar[str] = "arXiv 2507.07990, 3"
     knob: ClassVar[str] = "tau_s"
+    knob_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     first_layer: ClassVar[int] = 0
     needs: ClassVar[frozenset[str]] = frozenset()
 

@@ -17,10 +17,13 @@ from dycoke_lab.apply import prunable_layers
 from dycoke_lab.attention import coverage as module
 from dycoke_lab.attention.coverage import aimed, chosen, coverage, looked
 from dycoke_lab.attention.trace import Trace
-from dycoke_lab.methods import METHODS, TTM, Compression, Dynamic, Random, Selector
+from dycoke_lab.methods import METHODS, PUBLISHED, TTM, Compression, Dynamic, Random, Selector
 from dycoke_lab.models.token_layout import TokenGrid
 
-SHARED = [name for name, kind in METHODS.items() if issubclass(kind, Selector) and kind.scope == "shared"]
+SHARED = [
+    name for name, kind in METHODS.items()
+    if name not in PUBLISHED and issubclass(kind, Selector) and kind.scope == "shared"
+]  # fmt: skip
 LOOPS = (
     "dynamic", "layer_vote", "reference_code", "last_query", "first_step", "random", "uniform", "keep_first",
     "keep_none", "hindsight",

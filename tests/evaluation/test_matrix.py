@@ -12,10 +12,10 @@ from helpers.tiny_specimens import tiny
 
 from dycoke_lab.evaluation import matrix_runs
 from dycoke_lab.evaluation.grids import answer_task, ended
-from dycoke_lab.evaluation.matrix import FULL, SHARES, Line, Part, made, plan, solve
+from dycoke_lab.evaluation.matrix import FULL, SHARES, Line, Part, ablations, made, plan, plan_at, solve
 from dycoke_lab.evaluation.matrix_runs import Batch, Solver, read_matrix, run_matrix
 from dycoke_lab.evaluation.matrix_tables import against, by_position, summary, unchanged
-from dycoke_lab.methods import METHODS, TTM, Compression, Dynamic, FastV, LastQuery
+from dycoke_lab.methods import METHODS, TTM, Compression, Dynamic, FastV, LastQuery, Merger
 from dycoke_lab.specimen.tasks import make_task
 
 NAMES = ["constructed", "footage", "footage-qwen2.5-vl"]
@@ -97,9 +97,35 @@ def test_a_selectors_knob_is_its_ratio():
 
 
 def test_two_stages_leave_the_same_share_each():
-    lines = [line for line in plan(0.25) if len(line.parts) == 2]
+    lines = [line for line in plan_at(0.25) if len(line.parts) == 2]
     assert {part.share for line in lines for part in line.parts} == {0.5}
-    assert len({line.key for share in SHARES for line in plan(share)}) == sum(len(plan(s)) for s in SHARES)
+
+
+def test_the_plan_has_every_method_at_every_share():
+    lines = plan()
+    assert len({line.key for line in lines}) == len(lines)
+    for share in SHARES:
+        alone = {line.parts[0].method for line in lines if line.share == share and len(line.parts) == 1}
+        assert alone == set(METHODS) - {"dynamic_ablation", "dynamic_mass"}
+    more = [line for line in lines if line.share not in SHARES]
+    assert more and all(issubclass(METHODS[line.parts[0].method], Merger) for line in more)
+
+
+def test_an_ablation_changes_one_choice(small, tmp_path, monkeypatch):
+    lines = ablations(0.25)
+    assert len({line.key for line in lines}) == len(lines)
+    plain = [made(part, 7, 0.5) for part in (Part("ttm", 0.5), Part("dynamic", 0.5))]
+    for line in lines:
+        parts = [made(part, 7, 0.5) for part in line.parts]
+        changed = [vars(one) != vars(two) for one, two in zip(parts, plain, strict=True)]
+        assert sum(changed) == 1, line
+    monkeypatch.setattr(matrix_runs, "load_model", lambda *_: (small["constructed"], None))
+    some = [lines[0], lines[7], lines[-1]]
+    found = run_matrix("constructed", 0, 2, some, 4, tmp_path / "new", ("compare",), progress=False)
+    assert set(found["method"]) == {
+        "full", "ttm (window=2) + dynamic", "ttm (by threshold) + dynamic", "ttm + dynamic_mass",
+    }  # fmt: skip
+    assert "threshold" in found[found["method"].str.contains("by")]["fields"].iloc[0]
 
 
 def test_a_merger_is_solved_on_validation_videos(small):

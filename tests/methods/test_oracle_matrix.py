@@ -10,9 +10,9 @@ from helpers.families import FAMILIES, frames
 from helpers.matrix import CASES, FEW, STEPS, WORDS, compare_with_the_oracle, generate
 
 from dycoke_lab import METHODS, TTM
-from dycoke_lab.methods import FastV, Merger, PrefillReducer, Selector
+from dycoke_lab.methods import PUBLISHED, FastV, Merger, PrefillReducer, Selector
 
-PRUNING = [name for name, kind in METHODS.items() if not issubclass(kind, Merger)]
+PRUNING = [n for n, kind in METHODS.items() if n not in PUBLISHED and not issubclass(kind, Merger)]
 MAIN = ("dynamic", "layer_vote", "reference_code", "last_query", "fastv")
 FAST = {(case, "sdpa") for case in (0, 1, 4)}  # of families that are much like others
 

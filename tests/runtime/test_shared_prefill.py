@@ -13,12 +13,22 @@ from helpers.own_methods import AboveThreshold, Chessboard, HeavyHitters, Smalle
 from helpers.tiny import cache_of, inputs_of, text_of, writing_words
 
 from dycoke_lab.apply import from_layer_for
-from dycoke_lab.methods import METHODS, TTM, Compression, DyCoke, Dynamic, FastV, LastQuery, Selector
+from dycoke_lab.methods import (
+    METHODS,
+    PUBLISHED,
+    TTM,
+    Compression,
+    DyCoke,
+    Dynamic,
+    FastV,
+    LastQuery,
+    Selector,
+)
 from dycoke_lab.runtime.session import active_session
 from dycoke_lab.runtime.shared_prefill import SharedPrefill
 
 STEPS = 5
-SELECTORS = [name for name, kind in METHODS.items() if issubclass(kind, Selector)]
+SELECTORS = [n for n, kind in METHODS.items() if n not in PUBLISHED and issubclass(kind, Selector)]
 OWN = (Chessboard, HeavyHitters, SmallestKeys, WindowOfQueries, AboveThreshold)  # of each scope
 MERGERS = [None, TTM(0.5), TTM(threshold=0.9), TTM(0.3, positions="repacked"), TTM(0.5, combine="average")]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from dycoke_lab.methods import METHODS, Compression, Merger, compose, label_of
+from dycoke_lab.methods import METHODS, PUBLISHED, Compression, Merger, compose, label_of
 from dycoke_lab.viz.clip_runs import ClipRun, ClipRunner
 from dycoke_lab.viz.frames import kept_view
 from dycoke_lab.viz.frames.compare_view import scene_frames
@@ -48,7 +48,8 @@ class CompareKept(Panel):
         self.chosen = check(methods)
         here = runner.clip(clip)
         last, count = len(here.answer) - 1, len(here.pixels)
-        names = [name for name, cls in METHODS.items() if not issubclass(cls, Merger) and name != "hindsight"]
+        skipped = {*PUBLISHED, "hindsight"}
+        names = [n for n, cls in METHODS.items() if n not in skipped and not issubclass(cls, Merger)]
         options = [(label_of(name), name) for name in dict.fromkeys([*names, *methods])]
         about = f"2 to {MOST} methods: hold Ctrl to choose several; with keys, Shift and an arrow."
         controls = {

@@ -1,5 +1,5 @@
-"""Cutting a video into segments of adjacent frames, as three published methods do. A segment is a range of
-frame numbers; segments are returned in order, and together are all frames."""
+"""Cutting a video into segments of adjacent frames, as three published methods do. A segment is a range
+of frame numbers; segments are returned in order, and together are all frames."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from torch import Tensor
 
 
 def adjacent_similarity(frames: Float[Tensor, "*videos frames dim"]) -> Float[Tensor, "*videos pairs"]:
-    """Return the cosine of each frame with the next one, in float64."""
+    """Return the cosine of each frame with the next one, in float64, to 9 decimals, so that rounding
+    errors decide nothing.
+
+    >>> import torch
+    >>> adjacent_similarity(torch.tensor([[3.0, 4.0], [3.0, 4.0], [4.0, -3.0]]))
+    tensor([1., 0.], dtype=torch.float64)
+    """
     frames = frames.double()
-    return F.cosine_similarity(frames[..., :-1, :], frames[..., 1:, :], dim=-1)
+    return F.cosine_similarity(frames[..., :-1, :], frames[..., 1:, :], dim=-1).round(decimals=9)
 
 
 def cut_where_unlike(similarity: Sequence[float], c: int, tau: float) -> list[range]:
-    """Cut after each frame whose similarity to the next is below tau, and at the c - 1 least similar pairs
-    (FastVID, arXiv 2503.11187). similarity: of adjacent frames, one fewer than frames.
+    """Cut after each frame whose similarity to the next is below tau, and at the c - 1 least similar
+    pairs (FastVID, arXiv 2503.11187). similarity: of adjacent frames, one fewer than frames.
 
     >>> cut_where_unlike([0.99, 0.8, 0.95, 0.97], c=3, tau=0.9)
     [range(0, 2), range(2, 3), range(3, 5)]
@@ -30,16 +36,17 @@ def cut_where_unlike(similarity: Sequence[float], c: int, tau: float) -> list[ra
 
 
 def contiguous(labels: Sequence[int]) -> list[range]:
-    """Make segments of clusters of frames (PruneVid, arXiv 2412.16117): each cluster keeps its longest runs
-    of at least two adjacent frames; every other stretch of frames, in order, joins the longer of the runs
-    beside it, of equally long ones the earlier. If there is no such run, the video is one segment.
+    """Make segments of clusters of frames (PruneVid, arXiv 2412.16117): each cluster keeps its longest
+    runs of at least two adjacent frames; every other stretch of frames, in order, joins the longer of
+    the runs beside it, of equally long ones the earlier. If there is no such run, the video is one
+    segment.
 
     labels: the cluster of each frame.
 
     >>> contiguous([0, 0, 1, 0, 1, 1, 1])  # frames 2 and 3 join the longer run, that of cluster 1
     [range(0, 2), range(2, 7)]
     """
-    longest: dict[int, int] = {}
+    longest: dict[int | None, int] = {}
     for label, run in _runs(labels):
         longest[label] = max(longest.get(label, 2), len(run))
     marks: list[int | None] = []
@@ -49,16 +56,17 @@ def contiguous(labels: Sequence[int]) -> list[range]:
         runs = _runs(marks)
         at = next(number for number, (label, _) in enumerate(runs) if label is None)
         beside = [runs[number] for number in (at - 1, at + 1) if 0 <= number < len(runs)]
-        joined, _ = max(beside, key=lambda one: len(one[1]), default=(0, None))  # the first of equal ones
+        # of equal ones the first
+        joined, _ = max(beside, key=lambda one: len(one[1]), default=(0, range(0)))
         for frame in runs[at][1]:
             marks[frame] = joined
     return [run for _, run in _runs(marks)]
 
 
 def most_static(alike: Bool[Tensor, "pairs tokens"]) -> list[range]:
-    """Cut so that most tokens are saved, by a dynamic programme (HoliTom, arXiv 2505.21334): a segment saves,
-    for each token that is alike all through, one token a frame after its first. Of equally good cuts, the
-    last segment is the shortest, then the one before it, and so on.
+    """Cut so that most tokens are saved, by a dynamic programme (HoliTom, arXiv 2505.21334): a segment
+    saves, for each token that is alike all through, one token a frame after its first. Of equally good
+    cuts, the last segment is the shortest, then the one before it, and so on.
 
     alike: whether each token is like the one at its place in the next frame; on the CPU.
 
@@ -82,6 +90,12 @@ def most_static(alike: Bool[Tensor, "pairs tokens"]) -> list[range]:
         end = start[end - 1]
         cuts.append(end)
     return _between(cuts[-2::-1], frames)
+
+
+def static_places(alike: Bool[Tensor, "pairs tokens"], segment: range) -> Bool[Tensor, " tokens"]:
+    """Return which tokens are alike all through a segment; none if it has one frame. alike: as above."""
+    through = alike[segment.start : segment.stop - 1].all(0)
+    return through if len(segment) > 1 else through & False
 
 
 def _between(cuts: Sequence[int], frames: int) -> list[range]:

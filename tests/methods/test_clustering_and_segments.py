@@ -80,14 +80,15 @@ def test_large_distances_do_not_underflow():
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=12), st.integers(1, 14), st.integers(-1, 6))
 def test_cuts_where_frames_are_unlike_equal_the_loops(similarity, c, tau):
-    found = cut_where_unlike([x / 5 for x in similarity], c, tau / 5 + 0.1)
-    assert [list(s) for s in found] == slow.cut_where_unlike([x / 5 for x in similarity], c, tau / 5 + 0.1)
+    given = [x / 5 for x in similarity], c, tau / 5 + 0.1
+    assert [list(s) for s in cut_where_unlike(*given)] == slow.cut_where_unlike(*given)
 
 
 def test_cuts_where_frames_are_unlike_by_hand():
     similarity = [0.95, 0.85, 0.99, 0.92, 0.92]
     assert cut_where_unlike(similarity, 1, 0.9) == [range(0, 2), range(2, 6)]
-    assert cut_where_unlike(similarity, 3, 0.9) == [range(0, 2), range(2, 4), range(4, 6)]  # the earlier .92
+    # the second least similar pair is the earlier .92
+    assert cut_where_unlike(similarity, 3, 0.9) == [range(0, 2), range(2, 4), range(4, 6)]
     assert cut_where_unlike([], 8, 0.9) == [range(0, 1)]
 
 
@@ -105,7 +106,7 @@ def test_contiguous_clusters_equal_the_loops(labels):
         ([0, 0, 1, 1, 1], [2, 3]),
         ([0, 0, 1, 0, 0], [5]),  # both runs of 0 are longest; the 1 joins the earlier, and they meet
         ([0, 0, 0, 1, 1, 0, 0], [3, 4]),  # the shorter run of 0 joins its neighbour
-        ([2, 1, 1, 3, 0, 0], [4, 2]),  # single frames join the longer neighbour, of equal ones the earlier
+        ([2, 1, 1, 3, 0, 0], [4, 2]),  # single frames join the longer run, of equal ones the earlier
         ([0, 1, 2, 3], [4]),  # no run: one segment
         ([7], [1]),
     ],

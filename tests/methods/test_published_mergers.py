@@ -36,7 +36,7 @@ RUNS = [
     PruMergePlus(0.4, 0.2, positions="original"),
     VidCom2(),
     VidCom2(0.4, temperature=2.0, positions="repacked"),
-    EVS(),
+    EVS(0.5),
     DivPrune(0.15),
     ToMe(),
     ToMe(0.2, r=0.3),

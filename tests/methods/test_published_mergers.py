@@ -97,6 +97,18 @@ def test_mergers_equal_their_loops(shape, kind):
         check(PruMergePlus(share, 0.3), draw(shape, kind, 98))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_of_equal_tokens_the_earlier_stay(dtype):
+    """Though rounding may set their cosines apart."""
+    frame = torch.randn(5, 1, 3, 5, 37).to(dtype)
+    tokens = VideoTokens(frame.expand(5, 4, 3, 5, 37))
+    for merger, stay in ((EVS(0.5), 30), (DivPrune(0.25), 15)):
+        assert ((merger.merge(tokens).into >= 0) == (torch.arange(60) < stay)).all(), merger
+    for merger in (VidCom2(0.5), ToMe(0.4)):
+        found = merger.merge(tokens).into.view(5, 4, 15) - 15 * torch.arange(4)[:, None]
+        assert (found.clamp(min=-1) == found[:, :1].clamp(min=-1)).all(), merger
+
+
 @pytest.mark.parametrize("merger", RUNS, ids=str)
 def test_half_precision_chooses_as_float32_and_a_batch_as_each_video(merger):
     tokens = draw((3, 4, 5, 4, 16), "random", 5)

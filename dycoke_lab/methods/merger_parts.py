@@ -111,7 +111,7 @@ class ShareMerger(Merger):
         return bool(getattr(self, self.knob) == 1)
 
 
-def check_share(name: str, value: Any) -> None:
+def check_share(name: str, value: float) -> None:
     """Raise ValueError for what is no share above 0 and at most 1."""
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) <= 1:
         raise ValueError(f"{name}={value!r} must be a share above 0 and at most 1")

@@ -53,8 +53,8 @@ class VidCom2(ShareMerger):
         variance = settled(variance / variance.mean(-1, keepdim=True).clamp(min=1e-30))
         low = variance.argsort(dim=-1, stable=True)[:, : max(1, variance.shape[1] // 2)]
         features = F.normalize(features.gather(3, low[:, None, None].expand(*features.shape[:3], -1)), dim=-1)
-        of_video = _likeness(features, features.mean((1, 2), keepdim=True))
-        of_frame = _likeness(features, features.mean(2, keepdim=True))
+        of_video = likeness(features, features.mean((1, 2), keepdim=True))
+        of_frame = likeness(features, features.mean(2, keepdim=True))
         unlike = (-settled(of_video.mean(-1).double()) / self.temperature).softmax(-1)
         share = (self.R * (1 + unlike - unlike.mean(-1, keepdim=True))).clamp(max=1)
         count = (share * features.shape[2] + 0.5 + 1e-9).long().clamp(min=1)
@@ -62,7 +62,7 @@ class VidCom2(ShareMerger):
         return Assignment.keep(top(-scores, torch.ones_like(scores, dtype=torch.bool), count).flatten(1))
 
 
-def _likeness(
+def likeness(
     tokens: Float[Tensor, "videos frames tokens dim"], mean: Float[Tensor, "videos _ 1 dim"]
 ) -> Float[Tensor, "videos frames tokens"]:
     """Return the sum of Gaussians of each token's distance to a mean."""

@@ -36,7 +36,7 @@ RUNS = [
     PruMergePlus(0.4, 0.2, positions="original"),
     VidCom2(),
     VidCom2(0.4, temperature=2.0, positions="repacked"),
-    EVS(),
+    EVS(0.5),
     DivPrune(0.15),
     ToMe(),
     ToMe(0.2, r=0.3),
@@ -95,6 +95,18 @@ def test_mergers_equal_their_loops(shape, kind):
             check(kind_of(**{kind_of.knob: share}), draw(shape, kind, 99))
     for share in (None, 0.1, 0.5, 0.9, 1.0):
         check(PruMergePlus(share, 0.3), draw(shape, kind, 98))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_of_equal_tokens_the_earlier_stay(dtype):
+    """Though rounding may set their cosines apart."""
+    frame = torch.randn(5, 1, 3, 5, 37).to(dtype)
+    tokens = VideoTokens(frame.expand(5, 4, 3, 5, 37))
+    for merger, stay in ((EVS(0.5), 30), (DivPrune(0.25), 15)):
+        assert ((merger.merge(tokens).into >= 0) == (torch.arange(60) < stay)).all(), merger
+    for merger in (VidCom2(0.5), ToMe(0.4)):
+        found = merger.merge(tokens).into.view(5, 4, 15) - 15 * torch.arange(4)[:, None]
+        assert (found.clamp(min=-1) == found[:, :1].clamp(min=-1)).all(), merger
 
 
 @pytest.mark.parametrize("merger", RUNS, ids=str)

@@ -21,7 +21,7 @@ from dycoke_lab.methods.evs import EVS
 from dycoke_lab.methods.prumerge import PruMergePlus
 from dycoke_lab.methods.temporal_merging import average_into
 from dycoke_lab.methods.tome import ToMe
-from dycoke_lab.methods.vidcom2 import VidCom2
+from dycoke_lab.methods.vidcom2 import VidCom2, likeness
 from dycoke_lab.methods.visionzip import VisionZip
 
 
@@ -79,6 +79,13 @@ def test_prumerge_keeps_outliers_and_a_stride(six):
     torch.testing.assert_close(found.features[0, [0, 1, 2, 4, 5], 0], wanted)
 
 
+def test_prumerge_takes_for_outliers_what_is_above_its_fence():
+    """Q1 = 3, Q3 = 7: the fence is 7 + 1.5 * 4 = 13, and 13 is not above it; the stride is int(9 / 3)."""
+    received = [1, 2, 3, 4, 5, 6, 7, 13, 14]
+    tokens = video([[float(t)] for t in range(9)], received=received, keys=[[1.0]] * 9)
+    assert into(PruMergePlus(), tokens) == [0, 1, 1, 3, 1, 1, 6, 1, 8]
+
+
 def test_prumerge_by_a_ratio_keeps_that_many(six):
     """Three: the most attended, the first of the others, and the sum of the rest: .05 * (20 + ... + 50)."""
     found = PruMergePlus(0.5).merge(six)
@@ -92,6 +99,12 @@ def test_vidcom2_gives_a_frame_that_differs_more():
     tokens = video([[1, 0, 9, -9], [1, 0, -9, 9]], [[1, 0, 9, 9], [0, 1, -9, -9]])
     assert into(VidCom2(0.5), tokens) == [0, -1, 2, 3]
     assert into(VidCom2(0.25), tokens) == [0, -1, -1, 3]
+
+
+def test_vidcom2_adds_five_gaussians():
+    """At a squared distance of 2: exp(-2 / 2a) for a = 1/8, 1/4, 1/2, 1, 2."""
+    found = likeness(torch.tensor([[[[1.0, 1.0]]]], dtype=torch.float64), torch.zeros(1, 1, 1, 2).double())
+    assert found.item() == pytest.approx(sum(map(math.exp, (-8, -4, -2, -1, -0.5))))
 
 
 def test_evs_keeps_the_first_frame_and_what_changes_most():

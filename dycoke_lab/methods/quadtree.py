@@ -19,7 +19,7 @@ def merged_areas(
     grid: Sequence[int],
     tau_s: float,
     tau_t: float,
-    root: int,
+    root_level: int,
 ) -> tuple[Int[Tensor, " tokens"], Float[Tensor, "tokens dim"]]:
     """Return for a video's tokens the one that each is merged into, and the features of those that stay:
     the unweighted mean of the areas that are one.
@@ -31,7 +31,7 @@ def merged_areas(
     size = prod(grid)
     dense = tokens.new_zeros(size, tokens.shape[1]).index_copy(0, cell, tokens)
     there = torch.zeros(size, dtype=torch.bool, device=cell.device).index_fill(0, cell, True)
-    node, mean = quadtree(dense.view(*grid, -1), there.view(*grid), tau_s, root)
+    node, mean = quadtree(dense.view(*grid, -1), there.view(*grid), tau_s, root_level)
     unit = unit_vectors(mean)
     close = (unit[1:] * unit[:-1]).sum(-1).round(decimals=6)
     alike = (close >= tau_t) & (node[1:] >= 0) & (node[:-1] >= 0)  # areas that share a place are nested
@@ -47,22 +47,22 @@ def quadtree(
     features: Float[Tensor, "frames rows cols dim"],
     there: Bool[Tensor, "frames rows cols"],
     least: float,
-    root: int,
+    root_level: int,
 ) -> tuple[Int[Tensor, "frames rows cols"], Float[Tensor, "frames rows cols dim"]]:
     """Return for each place the first token of the area that it lies in, numbered (frame * rows + row) *
     cols + col, or -1 if no token is there; and that area's features.
 
-    Each level halves the rows and columns of the one below; of an odd number the first stays single. An
-    area's features are the mean of its quarters that have tokens. From the level `root` steps below the
-    whole frame on, an area stays one if each quarter's cosine with it is at least `least`, else its
-    quarters are asked.
+    Each level halves the rows and columns of the one below, until there are 2 of either (level 0); of an
+    odd number the first stays single. An area's features are the mean of its quarters that have tokens.
+    From `root_level` down, an area stays one if each quarter's cosine with it is at least `least`, else
+    its quarters are asked.
     """
     levels = [(features * there[..., None], there)]
-    while max(levels[-1][1].shape[1:]) > 1:
+    while min(levels[-1][1].shape[1:]) > 2:
         quarters = _quarters(levels[-1][0])
         count = _quarters(levels[-1][1][..., None]).sum(-2)
         levels.append((quarters.sum(-2) / count.clamp(min=1).to(quarters.dtype), count[..., 0] > 0))
-    start = max(0, len(levels) - 1 - root)
+    start = max(0, len(levels) - 1 - root_level)
     asked, none = levels[start][1], there.numel()
     first = torch.arange(none, device=there.device).view(there.shape).masked_fill(~there, none)
     node, found = torch.full_like(first, -1), torch.zeros_like(features)

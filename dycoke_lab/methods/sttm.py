@@ -21,18 +21,20 @@ class STTM(PrefillReducer):
         this, -1 to 1; the authors tuned .75 to .95 for each model and benchmark.
     tau_t: the same for areas of consecutive frames, .5 to .65 (more for a 72B model); None: tau_s, so
         that one number decides.
-    root: the coarsest areas: 0 the whole frame, 1 its quarters (the authors' scripts), and so on.
+    root_level: the coarsest areas: 0, so that a frame has 2 rows or columns of them; 1, twice as many
+        (the authors' scripts), and so on. A frame of 4 x 4 tokens has areas of several only with 0.
     from_layer: the first layer with fewer tokens, 2 in the paper. It needs no scores, so it may be 0.
 
     Differs: position ids are kept, of the first token of the earliest area, where the code numbers them
     anew. Cosines are rounded to 6 decimals, so that equal tokens are alike at 1. Tokens that are there
-    no more count in no mean. It has no prune_ratio.
+    no more count in no mean. Of an odd number of rows the first stays single: the code compares such
+    areas with the frame's first corner, too. It has no prune_ratio.
     """
 
     from_layer: int = 2
     tau_s: float = 0.85
     tau_t: float | None = 0.55
-    root: int = 1
+    root_level: int = 1
     prune_ratio: ClassVar[float] = 0.0
 
     label: ClassVar[str] = "STTM"
@@ -48,8 +50,8 @@ class STTM(PrefillReducer):
         check_between(self, tau_s=-1)
         if self.tau_t is not None:
             check_between(self, tau_t=-1)
-        if type(self.root) is not int or self.root < 0:
-            raise ValueError(f"root={self.root!r} must be a whole number from 0")
+        if type(self.root_level) is not int or self.root_level < 0:
+            raise ValueError(f"root_level={self.root_level!r} must be a whole number from 0")
 
     @property
     def off(self) -> bool:
@@ -66,6 +68,6 @@ class STTM(PrefillReducer):
                     time = frame - frame[mine].min()
                     grid = [int(part[mine].max()) + 1 for part in (time, rows, cols)]
                     cell = ((time * grid[1] + rows) * grid[2] + cols)[tokens]
-                    end, found = merged_areas(state.hidden[row, tokens], cell, grid, *least, self.root)
+                    end, found = merged_areas(state.hidden[row, tokens], cell, grid, *least, self.root_level)
                     into[row, tokens], features[row, tokens] = tokens[end], found
         return Assignment(into, features=features)

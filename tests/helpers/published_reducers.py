@@ -139,9 +139,9 @@ def areas_of(
     # of each level, by place: features (none without tokens), and the places of its quarters
     levels: list[dict] = [{(r, c): (None, []) for r in range(rows) for c in range(cols)}]
     levels[0].update({place: (hidden[v], []) for place, v in tokens.items()})
-    while len(levels[-1]) > 1:
+    while min(sides := [1 + max(place[axis] for place in levels[-1]) for axis in range(2)]) > 2:
         below, level = levels[-1], {}
-        high, wide = (1 + max(place[axis] for place in below) for axis in range(2))
+        high, wide = sides
         for (r, some), (c, others) in itertools.product(enumerate(halves(high)), enumerate(halves(wide))):
             quarters = list(itertools.product(some, others))
             values = [below[q][0] for q in quarters if below[q][0] is not None]

@@ -29,7 +29,7 @@ def slow_of(method, depth=4):
         loops = partial(frame_fusion, cost=kept, similarity=method.similarity, bound=method.ratio_bound)
     else:
         tau_t = method.tau_s if method.tau_t is None else method.tau_t
-        loops = partial(sttm, tau_s=method.tau_s, tau_t=tau_t, root=method.root)
+        loops = partial(sttm, tau_s=method.tau_s, tau_t=tau_t, root=method.root_level)
     return dict.fromkeys(at, loops)
 
 

@@ -18,7 +18,15 @@ from dycoke_lab.methods.sttm import STTM
 from dycoke_lab.methods.temporal_merging import average_into
 
 # videos of a prompt, (frames, rows, columns) each
-GRIDS = [[(1, 1, 1)], [(3, 2, 2)], [(4, 3, 5)], [(5, 1, 7)], [(2, 4, 4), (3, 2, 3)], [(2, 2, 2), (2, 2, 2)]]
+GRIDS = [
+    [(1, 1, 1)],
+    [(3, 2, 2)],
+    [(4, 3, 5)],
+    [(5, 1, 7)],
+    [(2, 6, 7)],
+    [(2, 4, 4), (3, 2, 3)],
+    [(2, 2, 2), (2, 2, 2)],
+]
 KINDS = ["random", "ties", "equal frames", "still", "gaps"]
 
 
@@ -49,10 +57,10 @@ METHODS_HERE = [
     HoliTomInner(0.5, from_layer=2),
     HoliTomInner(0.85, from_layer=2),
     STTM(),
-    STTM(tau_s=0.5, tau_t=0.3, root=0),
-    STTM(tau_s=1.0, tau_t=1.0, root=9),
-    STTM(tau_s=-1, tau_t=0.8),
-    STTM(tau_s=0.7, tau_t=None),
+    STTM(tau_s=0.5, tau_t=0.3, root_level=0),
+    STTM(tau_s=1.0, tau_t=1.0, root_level=9),
+    STTM(tau_s=-1, tau_t=0.8, root_level=0),
+    STTM(tau_s=0.7, tau_t=None, root_level=0),
 ]
 
 
@@ -121,7 +129,7 @@ def test_a_video_alone_is_treated_as_in_a_batch():
         (FrameFusion, dict(from_layer=-1), "from_layer=-1 must be a whole number from 0"),
         (STTM, dict(tau_s=2), "tau_s=2 must lie between -1 and 1"),
         (STTM, dict(tau_t=float("nan")), "tau_t=nan"),
-        (STTM, dict(root=-1), "root=-1 must be a whole number from 0"),
+        (STTM, dict(root_level=-1), "root_level=-1 must be a whole number from 0"),
         (STTM, dict(from_layer="2"), "from_layer='2'"),
     ],
 )
@@ -194,15 +202,16 @@ def test_a_fusion_by_hand():
 
 
 def test_areas_by_hand():
-    """A frame of 2 x 3: the first column stays single, the rest is one area if alike; then over time."""
-    frame = torch.tensor([[1.0, 2.0, 2.0], [5.0, 2.0, 6.0]])  # of length 1: all alike
+    """2 frames of 3 x 3: the first row and column stay single, 2 x 2 areas are left; then over time."""
+    frame = torch.tensor([[1.0, 2.0, 4.0], [5.0, 2.0, 2.0], [7.0, 2.0, 6.0]])  # of one dimension: all alike
     grid = torch.stack([frame, frame + 1])[..., None]
-    node, mean = quadtree(grid, torch.ones(2, 2, 3, dtype=torch.bool), 0.9, root=1)
-    assert node.tolist() == [[[0, 1, 1], [0, 1, 1]], [[6, 7, 7], [6, 7, 7]]]
-    assert mean[0, :, :, 0].tolist() == [[3, 3, 3], [3, 3, 3]]  # (1 + 5) / 2 and (2 + 2 + 2 + 6) / 4
-    state = by_hand(grid.flatten()[:, None].tolist(), [0.0] * 12, (2, 2, 3))
-    found = STTM().reduce(state)
-    assert found.into.tolist() == [[0, 1, 1, 0, 1, 1] * 2]
-    assert found.features[0, :2].tolist() == [[3.5], [3.5]]  # 3 and 4
-    assert STTM(root=0).reduce(state).into.tolist() == [[0] * 12]
+    node, mean = quadtree(grid, torch.ones(2, 3, 3, dtype=torch.bool), 0.9, root_level=0)
+    first = torch.tensor([[0, 1, 1], [3, 4, 4], [3, 4, 4]])
+    assert torch.equal(node, torch.stack([first, first + 9]))
+    assert mean[0, :, :, 0].tolist() == [[1, 3, 3], [6, 3, 3], [6, 3, 3]]  # 3 = (2 + 2 + 2 + 6) / 4
+    state = by_hand(grid.flatten()[:, None].tolist(), [0.0] * 18, (2, 3, 3))
+    found = STTM(root_level=0).reduce(state)
+    assert found.into.tolist() == [first.flatten().tolist() * 2]
+    assert found.features[0, [0, 1, 3, 4], 0].tolist() == [1.5, 3.5, 6.5, 3.5]
+    assert STTM().reduce(state).into.tolist() == [list(range(9)) * 2]  # over time alone
     assert linked(4, torch.tensor([3, 3]), torch.tensor([2, 1])).tolist() == [0, 1, 1, 1]

@@ -48,7 +48,8 @@ CASES = [
     (FrameFusion, dict(prune_ratio=0.5, similarity=0.9)),
     (FrameFusion, dict(prune_ratio=0.4, similarity=0.55, ratio_bound=0.0)),
     (STTM, {}),
-    (STTM, dict(from_layer=2, tau_s=0.4, tau_t=0.3)),
+    (STTM, dict(from_layer=2, tau_s=0.4, tau_t=0.3, root_level=0)),
+    (STTM, dict(tau_s=0.8, tau_t=None, root_level=0)),
 ]
 
 

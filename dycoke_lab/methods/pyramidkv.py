@@ -32,7 +32,7 @@ class PyramidKV(SnapKV):
 
     label: ClassVar[str] = "PyramidKV"
     colour: ClassVar[str] = "#6a51a3"
-    paper: ClassVar[str] = "arXiv 2406.02069, 3"
+    paper: ClassVar[str] = "arXiv 2406.02069, 4"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,7 +35,7 @@ class Quest(Selector):
 
     label: ClassVar[str] = "Quest-style pages, shared"
     colour: ClassVar[str] = "#c51b8a"
-    paper: ClassVar[str] = "arXiv 2406.10774, 3.3"
+    paper: ClassVar[str] = "arXiv 2406.10774, 3"
     knob: ClassVar[str] = "prune_ratio"
     can_return: ClassVar[bool] = True
     every_step: ClassVar[bool] = True

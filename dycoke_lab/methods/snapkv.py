@@ -35,7 +35,7 @@ class SnapKV(Selector):
 
     label: ClassVar[str] = "SnapKV"
     colour: ClassVar[str] = "#3f007d"
-    paper: ClassVar[str] = "arXiv 2404.14469, 4.1"
+    paper: ClassVar[str] = "arXiv 2404.14469, 4"
     knob: ClassVar[str] = "prune_ratio"
     scope: ClassVar = "head"
 

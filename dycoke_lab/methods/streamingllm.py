@@ -29,7 +29,7 @@ class StreamingLLM(SlidingCache):
 
     label: ClassVar[str] = "StreamingLLM"
     colour: ClassVar[str] = "#bcbddc"
-    paper: ClassVar[str] = "arXiv 2309.17453, 3.2"
+    paper: ClassVar[str] = "arXiv 2309.17453, 3"
     needs: ClassVar[frozenset[str]] = frozenset()
     scope: ClassVar = "layer"
 

@@ -27,7 +27,7 @@ class TOVA(SlidingCache):
 
     label: ClassVar[str] = "TOVA"
     colour: ClassVar[str] = "#807dba"
-    paper: ClassVar[str] = "arXiv 2401.06104, 3.2"
+    paper: ClassVar[str] = "arXiv 2401.06104, 3"
     scope: ClassVar = "layer"
 
     def select(self, step: Step) -> Tensor:

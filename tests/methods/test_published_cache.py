@@ -171,7 +171,7 @@ def test_a_cache_of_a_fixed_size_shrinks_to_one_visual_token(family, model, prom
 
 
 @pytest.mark.parametrize("reference", ["first", "previous"])
-@pytest.mark.parametrize("family", TWO, indirect=True)
+@pytest.mark.parametrize("family", FAMILY, indirect=True)
 def test_merging_with_another_reference_equals_its_loops(family, model, prompts, reference):
     compare_with_the_oracle(family, model, prompts, TTM(0.5, reference=reference, combine="average"))
 

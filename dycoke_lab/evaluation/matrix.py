@@ -33,6 +33,10 @@ CONTROLS = (
 FIRST_MERGED = ("ttm", "visionzip", "fastvid", "holitom", "every_nth")  # and then pruned on the KV cache
 THEN_PRUNED = ("dynamic", "last_query")
 OWN_LAYERS = ("pyramiddrop", "framefusion", "sttm")  # which their papers give, not one L
+OTHERWISE = {  # at their default similarity these leave less than half, whatever the knob: also so
+    "prunevid": (("tau", 1.0),), "holitom": (("tau", 1.0),),  # nothing is static
+    "sttm": (("tau_t", None),),  # one threshold for both directions
+}  # fmt: skip
 GROUPS = {
     "before the LLM": BEFORE, "inside the prefill": INSIDE, "on the KV cache": CACHE, "control": CONTROLS,
 }  # fmt: skip
@@ -117,6 +121,10 @@ def plan_at(share: float) -> list[Line]:
     alone = [
         Line(group, (Part(name, share),), share)
         for group, names in GROUPS.items() for name in names if name in METHODS
+    ]  # fmt: skip
+    alone += [
+        Line(group, (Part(name, share, fields),), share)
+        for name, fields in OTHERWISE.items() for group, names in GROUPS.items() if name in names
     ]  # fmt: skip
     half = sqrt(share)
     two = [

@@ -39,7 +39,7 @@ class Method:
     needs: ClassVar[frozenset[str]] = frozenset()
     seam: ClassVar[str] = ""
     knob: ClassVar[str] = ""
-    knob_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    knob_range: ClassVar[tuple[float, float]] = (0.005, 1.0)
 
     @property
     def off(self) -> bool:

@@ -14,14 +14,17 @@ from dycoke_lab.methods.divprune import DivPrune
 from dycoke_lab.methods.dynamic_pruning import Dynamic
 from dycoke_lab.methods.evs import EVS
 from dycoke_lab.methods.fastv import FastV
+from dycoke_lab.methods.fastvid import FastVID
 from dycoke_lab.methods.first_step import FirstStep
 from dycoke_lab.methods.framefusion import FrameFusion
 from dycoke_lab.methods.h2o import H2O
 from dycoke_lab.methods.hindsight import Hindsight
+from dycoke_lab.methods.holitom import HoliTom
 from dycoke_lab.methods.holitom_inner import HoliTomInner
 from dycoke_lab.methods.last_query import LastQuery
 from dycoke_lab.methods.layer_vote import LayerVote
 from dycoke_lab.methods.prumerge import PruMergePlus
+from dycoke_lab.methods.prunevid import PruneVid
 from dycoke_lab.methods.prunevid_inner import PruneVidInner
 from dycoke_lab.methods.pyramiddrop import PyramidDrop
 from dycoke_lab.methods.pyramidkv import PyramidKV
@@ -87,7 +90,7 @@ CORE = tuple(METHODS)
 METHODS.update({
     # before the LLM
     "visionzip": VisionZip, "prumerge": PruMergePlus, "vidcom2": VidCom2, "evs": EVS, "divprune": DivPrune,
-    "tome": ToMe,
+    "tome": ToMe, "fastvid": FastVID, "prunevid": PruneVid, "holitom": HoliTom,
     "fewer_frames": FewerFrames, "smaller_frames": SmallerFrames, "random_tokens": RandomTokens,
     "every_nth": EveryNth, "first_tokens": FirstTokens,
     # inside the prefill

@@ -1,11 +1,10 @@
-"""Controls before the LLM, at the same number of tokens: fewer frames, smaller frames, and tokens that are
-chosen without looking at them."""
+"""Controls before the LLM, at the same number of tokens: fewer frames, smaller frames, and tokens that
+are chosen without looking at them."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from itertools import product
 from math import ceil
 from numbers import Integral
 from typing import ClassVar
@@ -47,11 +46,12 @@ class FewerFrames(_Control):
 
 @dataclass(frozen=True)
 class SmallerFrames(_Control):
-    """Keep each frame, resampled bilinearly to a smaller grid (as LLaVA-OneVision pools a video's frames).
+    """Keep each frame, resampled bilinearly to a smaller grid (as LLaVA-OneVision pools a video's
+    frames).
 
-    share: the share of a frame's tokens wanted, above 0 to 1. Rows and columns shrink alike, by its root,
-        each to a whole number above or below, so that their product is nearest to it; of equal ones the
-        smallest grid, then that with fewer rows.
+    share: the share of a frame's tokens wanted, above 0 to 1. Rows and columns shrink alike, by its
+        root, each to a whole number above or below, so that their product is nearest to it; of equal
+        ones the smallest grid, then that with fewer rows.
     The new tokens stand in the middles of equal stretches of rows and columns, with those positions.
     On Qwen3-VL, what deeper layers add to a token is that place's own, not resampled.
     """
@@ -81,14 +81,15 @@ def smaller_grid(rows: int, cols: int, share: float) -> tuple[int, int]:
     ((7, 7), (1, 2), (3, 3))
     """
     sides = [side * share**0.5 for side in (rows, cols)]
-    grids = product(*(sorted({max(1, int(side + 1e-9)), max(1, ceil(side - 1e-9))}) for side in sides))
-    wanted = share * rows * cols
-    return min(grids, key=lambda grid: (round(abs(grid[0] * grid[1] - wanted), 6), grid[0] * grid[1], grid))  # type: ignore[return-value]
+    heights, widths = ({max(1, int(side + 1e-9)), max(1, ceil(side - 1e-9))} for side in sides)
+    grids = [(abs(high * wide - share * rows * cols), high, wide) for high in heights for wide in widths]
+    return min((round(off, 6), high * wide, high, wide) for off, high, wide in grids)[2:]
 
 
 @dataclass(frozen=True)
 class Subset(_Control):
-    """Keep a share of a video's tokens, to the nearest, halves up, at least one, without looking at them."""
+    """Keep a share of a video's tokens, to the nearest, halves up, at least one, without looking at
+    them."""
 
     def merge(self, video: VideoTokens) -> Assignment:
         videos, *grid, _ = video.features.shape
@@ -105,8 +106,8 @@ class Subset(_Control):
 class RandomTokens(Subset):
     """Keep random tokens of the video.
 
-    seed: of 64 bits; with the number of tokens it decides the choice, which all videos of one size share, so
-        that it does not depend on the batch.
+    seed: of 64 bits; with the number of tokens it decides the choice, which all videos of one size
+        share, so that it does not depend on the batch.
     """
 
     seed: int = 0

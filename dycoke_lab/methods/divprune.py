@@ -17,13 +17,14 @@ ROWS = 256  # compared with all tokens at once
 
 @dataclass(frozen=True)
 class DivPrune(ShareMerger):
-    """Keep a set of the video's tokens whose smallest distance (1 - cosine) is large: first the token whose
-    nearest is farthest, then, one after the other, the one that is farthest from those chosen.
+    """Keep a set of the video's tokens whose smallest distance (1 - cosine) is large: first the token
+    whose nearest is farthest, then, one after the other, the one that is farthest from those chosen.
 
-    ratio: the share of the video's tokens kept, above 0 to 1 (the code's 0.098), to the nearest, halves up.
+    ratio: the share of the video's tokens kept, above 0 to 1 (the code's 0.098), to the nearest, halves
+        up.
 
-    Differs: over the whole video, as the code takes all visual tokens of a prompt. The system prompt's length
-    is not fixed at 35. Cosines count to six decimals.
+    Differs: over the whole video, as the code takes all visual tokens of a prompt. The system prompt's
+    length is not fixed at 35. Cosines count to six decimals.
     """
 
     ratio: float = 0.098

@@ -15,10 +15,11 @@ from dycoke_lab.methods.merger_parts import check_positions, precise, settled
 
 @dataclass(frozen=True)
 class EVS(Merger):
-    """Keep the first frame, and of all later ones the tokens least like the same place of the frame before.
+    """Keep the first frame, and of all later ones the tokens least like the same place of the frame
+    before.
 
-    q: the share of the video's tokens to drop, 0 to 1 (the paper's example is 0.75). int((1 - q) * tokens)
-        are kept, at least a frame.
+    q: the share of the video's tokens to drop, 0 to 1 (the paper's example is 0.75). int((1 - q) *
+        tokens) are kept, at least a frame.
 
     Differs: as vLLM's code, by the cosine of the tokens; the paper compares pixels. Cosines count to six
     decimals, so that what does not change at all ties.

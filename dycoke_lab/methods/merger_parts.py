@@ -16,8 +16,8 @@ from dycoke_lab.methods.temporal_merging import retained_count
 
 
 def share_of(total: int, share: float) -> int:
-    """Return a share of so many tokens (or frames) to the nearest whole one, halves up; at least 1, at most
-    all.
+    """Return a share of so many tokens (or frames) to the nearest whole one, halves up; at least 1, at
+    most all.
 
     >>> share_of(16, 0.1), share_of(14, 0.25), share_of(3, 0.01)
     (2, 4, 1)
@@ -26,7 +26,8 @@ def share_of(total: int, share: float) -> int:
 
 
 def precise(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return float32 of half precision, so that a method chooses alike whatever the model's precision is."""
+    """Return float32 of half precision, so that a method chooses alike whatever the model's precision
+    is."""
     return values if values.dtype == torch.float64 else values.float()
 
 
@@ -55,8 +56,8 @@ def cosines(
 def spread(
     candidates: Bool[Tensor, "*rows tokens"], budget: Int[Tensor, "*rows"]
 ) -> Bool[Tensor, "*rows tokens"]:
-    """Return `budget` of the candidates, evenly spread in their order, the first of them one: the first of
-    each of so many equal stretches.
+    """Return `budget` of the candidates, evenly spread in their order, the first of them one: the first
+    of each of so many equal stretches.
 
     >>> spread(torch.ones(6, dtype=torch.bool), torch.tensor(3)).tolist()
     [True, False, True, False, True, False]

@@ -1,5 +1,5 @@
-"""PruMerge+ (arXiv 2403.15388): tokens with outlying attention and a stride of the others, each with what is
-like it."""
+"""PruMerge+ (arXiv 2403.15388): tokens with outlying attention and a stride of the others, each with
+what is like it."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ from dycoke_lab.methods.scores import top
 
 @dataclass(frozen=True)
 class PruMergePlus(ShareMerger):
-    """Keep in each frame the tokens that receive outlying attention, evenly spread others, and one sum of the
-    rest; add to each kept token those whose keys are nearest.
+    """Keep in each frame the tokens that receive outlying attention, evenly spread others, and one sum
+    of the rest; add to each kept token those whose keys are nearest.
 
-    ratio: the share of a frame's tokens that survive, above 0 to 1, to the nearest, halves up, at least 2: a
-        quarter by attention, then a stride of the others, and the sum. None: the paper's choice: all tokens
-        with attention above Q3 + 1.5 IQR (at least one), and of the others every s-th place of the frame,
-        with s = int(int(1 / share of the outliers) / 3), at least 1; then the sum, if any is left.
-    neighbours: the share of a frame's tokens that is added to a kept one, weighted by attention; the weights
-        of a frame sum to 1, those of the neighbours do not (the paper's 32 of 576), halves up, at least 1.
-    The sum of the rest, weighted so too, takes the place of the first token of the frame that is dropped.
-    positions: "repacked", as in the code, which does this before the LLM; with M-RoPE (Qwen3-VL) that loses
-    rows and columns, and "original" keeps them.
+    ratio: the share of a frame's tokens that survive, above 0 to 1, to the nearest, halves up, at least
+        2: a quarter by attention, then a stride of the others, and the sum. None: the paper's choice:
+        all tokens with attention above Q3 + 1.5 IQR (at least one), and of the others every s-th place
+        of the frame, with s = int(int(1 / share of the outliers) / 3), at least 1; then the sum, if any
+        is left.
+    neighbours: the share of a frame's tokens that is added to a kept one, weighted by attention; the
+        weights of a frame sum to 1, those of the neighbours do not (the paper's 32 of 576), halves up,
+        at least 1.
+    The sum of the rest, weighted so too, takes the place of the first token of the frame that is
+    dropped.
+    positions: "repacked", as in the code, which does this before the LLM; with M-RoPE (Qwen3-VL) that
+    loses rows and columns, and "original" keeps them.
 
-    Differs: no class token: attention received, of the last layer, softmax by head (the code: over the full
-    width). The paper's image is a frame here, its tokens are those after the model's pooling. Keys of all
-    heads side by side. `ratio` is ours. The strides reach the frame's last token. The video's order; the
-    code's is by score.
+    Differs: no class token: attention received, of the last layer, softmax by head (the code: over the
+    full width). The paper's image is a frame here, its tokens are those after the model's pooling. Keys
+    of all heads side by side. `ratio` is ours. The strides reach the frame's last token. The video's
+    order; the code's is by score.
     """
 
     ratio: float | None = None

@@ -13,16 +13,17 @@ from dycoke_lab.methods.merger_parts import ShareMerger, cosines, over_video, pr
 
 @dataclass(frozen=True)
 class ToMe(ShareMerger):
-    """Merge in each frame the most similar pairs of tokens, an even and an odd one, until a share is left; a
-    token is the mean of all that it stands for.
+    """Merge in each frame the most similar pairs of tokens, an even and an odd one, until a share is
+    left; a token is the mean of all that it stands for.
 
     ratio: the share of a frame's tokens that are left, above 0 to 1, to the nearest, halves up.
-    r: the share of a frame's tokens that one pass merges (the paper's 8 of 196, ViT-L), to the nearest, at
-        least one token, at most half of those left. An odd token may get several even ones in one pass.
+    r: the share of a frame's tokens that one pass merges (the paper's 8 of 196, ViT-L), to the nearest,
+        at least one token, at most half of those left. An odd token may get several even ones in one
+        pass.
 
-    Differs: all passes after the vision tower, on the tokens that the LLM gets; the paper's are one in each
-    of its layers, by its keys. `ratio` is ours; the paper fixes the number of passes. The video's order; the
-    code puts odd tokens last. No attention weighted by sizes. Cosines count to six decimals.
+    Differs: all passes after the vision tower, on the tokens that the LLM gets; the paper's are one in
+    each of its layers, by its keys. `ratio` is ours; the paper fixes the number of passes. The video's
+    order; the code puts odd tokens last. No attention weighted by sizes. Cosines count to six decimals.
     """
 
     ratio: float = 0.5

@@ -1,5 +1,5 @@
-"""VidCom2 (arXiv 2505.14454): tokens unlike the video and their frame, more of frames that are unlike the
-video."""
+"""VidCom2 (arXiv 2505.14454): tokens unlike the video and their frame, more of frames that are unlike
+the video."""
 
 from __future__ import annotations
 
@@ -22,14 +22,13 @@ ALPHAS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 
 @dataclass(frozen=True)
 class VidCom2(ShareMerger):
-    """Keep in each frame the tokens that are least like the video's mean and the frame's; frames that are
-    least like the video's mean get more.
+    """Keep in each frame the tokens that are least like the video's mean and the frame's; frames that
+    are least like the video's mean get more.
 
     R: the share of tokens kept, above 0 to 1 (the paper's 0.25).
-    temperature: of the softmax over frames, above 0 (0.01).
-    A frame keeps R * (1 + its softmax - the mean softmax) of its tokens, at most all, to the nearest, halves
-    up, at least 1.
-    Likeness is a sum of Gaussians of the distance, in the half of the channels with the lowest variance.
+    temperature: of the softmax over frames, above 0 (0.01). A frame keeps R * (1 + its softmax - the
+    mean softmax) of its tokens, at most all, to the nearest, halves up, at least 1. Likeness is a sum of
+    Gaussians of the distance, in the half of the channels with the lowest variance.
 
     Differs: no newline tokens, which the code keeps. Likeness counts to six decimals.
     """

@@ -17,19 +17,19 @@ from dycoke_lab.methods.temporal_merging import average_into
 
 @dataclass(frozen=True)
 class VisionZip(ShareMerger):
-    """Keep in each frame the tokens that receive most attention, and a few others that the rest is merged
-    into.
+    """Keep in each frame the tokens that receive most attention, and a few others that the rest is
+    merged into.
 
-    dominant: the share of a frame's tokens kept by attention, above 0 to 1 (the paper's 191 of 576), to the
-        nearest, halves up. contextual: targets for each dominant token, from 0 (30 for 191).
-    A target becomes itself plus the mean of the tokens whose keys are nearest to its own (cosine). Targets
-    are every (rest // targets)-th of the rest.
-    positions: "repacked", as in the code, which does this before the LLM; with M-RoPE (Qwen3-VL) that loses
-    rows and columns, and "original" keeps them.
+    dominant: the share of a frame's tokens kept by attention, above 0 to 1 (the paper's 191 of 576), to
+        the nearest, halves up. contextual: targets for each dominant token, from 0 (30 for 191).
+    A target becomes itself plus the mean of the tokens whose keys are nearest to its own (cosine).
+    Targets are every (rest // targets)-th of the rest.
+    positions: "repacked", as in the code, which does this before the LLM; with M-RoPE (Qwen3-VL) that
+    loses rows and columns, and "original" keeps them.
 
-    Differs: no class token: attention received, of layer -2. The paper's image is a frame here, its tokens
-    are those that the LLM gets, after the model's pooling. Keys of all heads side by side, not their mean.
-    The video's order; the code puts dominant tokens first.
+    Differs: no class token: attention received, of layer -2. The paper's image is a frame here, its
+    tokens are those that the LLM gets, after the model's pooling. Keys of all heads side by side, not
+    their mean. The video's order; the code puts dominant tokens first.
     """
 
     dominant: float = 191 / 576

@@ -70,9 +70,9 @@ def six():
 
 
 def test_prumerge_keeps_outliers_and_a_stride(six):
-    """Q1 = Q3 = 1, so 15 alone is an outlier; the stride is int(6 / 3) = 2. Each adds one neighbour: 10 +
-    .05 * 20, 30 + .05 * 40, 50 + .75 * 60, 60 + .05 * 50; the sum of the rest, .05 * (20 + 40), stands at
-    the first of them."""
+    """Q1 = Q3 = 1, so 15 alone is an outlier; the stride is int(6 / 3) = 2. Each adds one neighbour: 10
+    + .05 * 20, 30 + .05 * 40, 50 + .75 * 60, 60 + .05 * 50; the sum of the rest, .05 * (20 + 40), stands
+    at the first of them."""
     found = PruMergePlus().merge(six)
     assert found.into.tolist() == [[0, 1, 2, 1, 4, 5]]
     wanted = torch.tensor([11, 3, 32, 95, 62.5], dtype=torch.float64)
@@ -94,8 +94,8 @@ def test_prumerge_by_a_ratio_keeps_that_many(six):
 
 
 def test_vidcom2_gives_a_frame_that_differs_more():
-    """The first two channels vary least. Frame 1 has the token that differs: its softmax is 1, the other's
-    0, and of two tokens they keep .5 * 1.5 * 2 = 1.5 and .5 * .5 * 2 = .5, halves up."""
+    """The first two channels vary least. Frame 1 has the token that differs: its softmax is 1, the
+    other's 0, and of two tokens they keep .5 * 1.5 * 2 = 1.5 and .5 * .5 * 2 = .5, halves up."""
     tokens = video([[1, 0, 9, -9], [1, 0, -9, 9]], [[1, 0, 9, 9], [0, 1, -9, -9]])
     assert into(VidCom2(0.5), tokens) == [0, -1, 2, 3]
     assert into(VidCom2(0.25), tokens) == [0, -1, -1, 3]

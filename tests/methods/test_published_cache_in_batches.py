@@ -9,9 +9,11 @@ from helpers.families import FAMILIES, decoder_of
 from helpers.flash import FLASH, register_flash
 from helpers.forced import forced_logits
 from helpers.matrix import STEPS, generate, mixed_prompts, together
+from helpers.slow_methods import seams_of
 from helpers.tiny import cache_of
 
 from dycoke_lab import TTM, capture_attention
+from dycoke_lab.methods import Compression
 from dycoke_lab.methods.ablations import DynamicAblation, DynamicMass
 from dycoke_lab.methods.h2o import H2O
 from dycoke_lab.methods.pyramidkv import PyramidKV
@@ -108,13 +110,12 @@ def test_flash_attention_gets_their_masks(family, model, own):
 @pytest.mark.parametrize("family", TWO, indirect=True)
 def test_a_shared_prefill_decodes_as_generate_does(family, model, prompts, own):
     """Though it keeps only the prompt's last 64 queries."""
-    if own in (SELECTORS[1], SELECTORS[3]):
-        pytest.skip("its merger is tested with others")
     inputs = family.inputs(prompts[0])
     with own(model):
         sequences, logits, _ = generate(model, inputs)
     answer = sequences[:, inputs["input_ids"].shape[1] :]
-    found = SharedPrefill(model, inputs).forced(own, answer)
+    merger, _, selector = seams_of(own)
+    found = SharedPrefill(model, inputs, Compression(merger)).forced(selector, answer)
     torch.testing.assert_close(found.float(), logits, atol=1e-6, rtol=0)
 
 

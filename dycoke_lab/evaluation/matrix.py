@@ -33,9 +33,10 @@ CONTROLS = (
 FIRST_MERGED = ("ttm", "visionzip", "fastvid", "holitom", "every_nth")  # and then pruned on the KV cache
 THEN_PRUNED = ("dynamic", "last_query")
 OWN_LAYERS = ("pyramiddrop", "framefusion", "sttm")  # which their papers give, not one L
-# lines more, for methods whose defaults do not leave the share, whatever the knob
+# lines more: for methods whose defaults do not leave the share, whatever the knob, or number positions anew
 OTHERWISE: dict[str, tuple[tuple[str, Any], ...]] = {
     "prunevid": (("tau", 1.0),), "holitom": (("tau", 1.0),),  # nothing is static
+    "visionzip": (("positions", "original"),), "prumerge": (("positions", "original"),),
     "sttm": (("tau_t", None),),  # one threshold for both directions
     # no token leaves for one of the answer
     "tova": (("answer_counts", False),), "h2o": (("answer_counts", False),),

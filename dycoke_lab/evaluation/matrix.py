@@ -37,7 +37,7 @@ OWN_LAYERS = ("pyramiddrop", "framefusion", "sttm")  # which their papers give, 
 OTHERWISE: dict[str, tuple[tuple[str, Any], ...]] = {
     "prunevid": (("tau", 1.0),), "holitom": (("tau", 1.0),),  # nothing is static
     "visionzip": (("positions", "original"),), "prumerge": (("positions", "original"),),
-    "sttm": (("tau_t", None),),  # one threshold for both directions
+    "sttm": (("tau_t", None), ("root_level", 0)),  # one threshold for space and time, from whole frames on
     # no token leaves for one of the answer
     "tova": (("answer_counts", False),), "h2o": (("answer_counts", False),),
     "streamingllm": (("answer_counts", False),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import FrozenInstanceError, dataclass
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from dycoke_lab.methods import (
     METHODS,
+    PUBLISHED,
     TTM,
     Compression,
     DyCoke,
@@ -25,6 +27,7 @@ from dycoke_lab.methods import (
     compose,
     label_of,
 )
+from dycoke_lab.results.folders import ROOT
 
 
 @pytest.mark.parametrize(
@@ -162,3 +165,11 @@ def test_labels_and_colours_stand_beside_a_method(monkeypatch):
         TypeError, match="must be a class with Merger, PrefillReducer or Selector as its base"
     ):
         METHODS["wrong"] = Own()
+
+
+def test_the_page_says_of_each_published_method_what_its_docstring_says():
+    page = (ROOT / "docs" / "methods.md").read_text()
+    for name in PUBLISHED:
+        kind = METHODS[name]
+        keeps = " ".join(inspect.getdoc(kind).split("\n\n")[0].split())
+        assert f"| `{kind.__name__}` | `{name}` | {kind.paper.split(',')[0]} | {keeps} |" in page

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from dycoke_lab.cli.options import add, at_least, numbers
-from dycoke_lab.methods import METHODS, DyCoke, Merger, compose
+from dycoke_lab.methods import METHODS, Compression, DyCoke, compose, composed
+from dycoke_lab.methods.registry import FULL
 
 DEFAULTS = DyCoke()
 FRAMES = 32  # as many as the paper takes
@@ -37,9 +39,12 @@ def add_run(commands: Any) -> None:
     add(run, "prune-ratio", DEFAULTS.prune_ratio, "P, the share of the others that is inactive at a step")
     layer = f"L, the first pruned layer (default: {DEFAULTS.from_layer}, or the next one possible)"
     add(run, "from-layer", None, layer, type=int)
-    methods = [name for name, cls in METHODS.items() if name != "hindsight" and not issubclass(cls, Merger)]
-    add(run, "method", "dynamic", "what prunes; full: nothing", choices=["full", *methods])
-    compare = "compare words, memory, time with the full cache; all: fidelity of all methods"
+    about = (
+        "full, or a method: dynamic (the default), visionzip, ...; with + between several, and fields after "
+        "a colon: 'visionzip: dominant=0.2 + dynamic'; repeat it to compare several"
+    )
+    add(run, "method", None, about, action="append", type=_known)
+    compare = "compare words, memory, time with the full cache; all: fidelity of DyCoke's parts and controls"
     run.add_argument("--compare", nargs="?", const="full", choices=["full", "all"], help=compare)
     _add_prompt(run)
     run.set_defaults(do=_run)
@@ -48,26 +53,39 @@ def add_run(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     from dycoke_lab.apply import from_layer_for
     from dycoke_lab.evaluation.one_prompt import answer_prompt, comparison
-    from dycoke_lab.methods import Compression
     from dycoke_lab.video import prompt
 
-    settings = options.method, options.merge_ratio, options.prune_ratio
+    methods = options.method or ["dynamic"]
+    if len(methods) > 1 and options.compare != "full":
+        raise ValueError("several --method need --compare: they are compared with the full cache")
     layer = DEFAULTS.from_layer if options.from_layer is None else options.from_layer
-    compression = compose(*settings, layer)  # raises before a model is loaded
+
+    def made(from_layer: int) -> list[Compression]:
+        return [composed(name, options.merge_ratio, options.prune_ratio, from_layer) for name in methods]
+
+    compressions = made(layer)  # raises before a model is loaded
     video = _read(options.video, options)
     model, processor = _load(options)
     if options.from_layer is None:
-        compression = compose(*settings, from_layer_for(model))
+        compressions = made(from_layer_for(model))
     inputs = prompt(processor, video, options.question)
     if options.compare == "all":
-        _compare_all(model, processor, inputs, compression)
+        _compare_all(model, processor, inputs, compressions[0])
         return
-    compressed = answer_prompt(model, processor, inputs, compression, options.max_new_tokens)
+    answers = [answer_prompt(model, processor, inputs, c, options.max_new_tokens) for c in compressions]
     if not options.compare:
-        print(compressed.text)
+        print(answers[0].text)
         return
     full = answer_prompt(model, processor, inputs, Compression(), options.max_new_tokens)
-    print(comparison(full, compressed, compression))
+    print("\n\n".join(map(comparison, repeat(full), answers, compressions)))
+
+
+def _known(text: str) -> str:
+    """Return a method's text, if all its names are known: for argparse."""
+    names = [part.partition(":")[0].strip() for part in text.split("+")]
+    if unknown := [name for name in names if name not in METHODS and text.strip() != FULL]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no method: known are {', '.join(METHODS)}")
+    return text
 
 
 def _load(options: argparse.Namespace) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from dycoke_lab.methods.pyramiddrop import PyramidDrop
 from dycoke_lab.methods.pyramidkv import PyramidKV
 from dycoke_lab.methods.quest import Quest
 from dycoke_lab.methods.reference_code import ReferenceCode
-from dycoke_lab.methods.registry import METHODS, PUBLISHED, colour_of, compose, label_of
+from dycoke_lab.methods.registry import METHODS, PUBLISHED, colour_of, compose, composed, label_of
 from dycoke_lab.methods.snapkv import SnapKV
 from dycoke_lab.methods.streamingllm import StreamingLLM
 from dycoke_lab.methods.sttm import STTM
@@ -90,6 +90,7 @@ __all__ = [
     "VisionZip",
     "colour_of",
     "compose",
+    "composed",
     "label_of",
     "temporal_merge",
 ]

@@ -4,6 +4,8 @@ Class`."""
 from __future__ import annotations
 
 import zlib
+from ast import literal_eval
+from dataclasses import fields
 from typing import Any
 
 from dycoke_lab.methods.ablations import DynamicAblation, DynamicMass
@@ -106,11 +108,11 @@ PUBLISHED = tuple(name for name in METHODS if name not in CORE)
 
 def compose(
     method: str, merge_ratio: float = 0.0, prune_ratio: float = 0.0, from_layer: int = 3,
-    threshold: float | None = None, **fields: Any,
+    threshold: float | None = None, **others: Any,
 ) -> Compression:  # fmt: skip
     """Return temporal merging by a ratio or a threshold, and then the selector or reducer of this name.
 
-    "full" is the full cache (of what merging retains). fields: other parameters of the method. Raises
+    "full" is the full cache (of what merging retains). others: other parameters of the method. Raises
     ValueError for an unknown name, and what the methods raise for their parameters.
 
     >>> compose("fastv", prune_ratio=0.5, from_layer=2)
@@ -126,10 +128,43 @@ def compose(
     if method == FULL or (METHODS[method] is TTM and merging.parts):
         return merging
     if issubclass(METHODS[method], Merger):
-        return Compression.of(METHODS[method](**fields))
+        return Compression.of(METHODS[method](**others))
     given = {"prune_ratio": prune_ratio, "from_layer": from_layer}
     known = METHODS[method].__dataclass_fields__  # type: ignore[attr-defined]
-    return merging + METHODS[method](**{name: given[name] for name in given if name in known}, **fields)
+    return merging + METHODS[method](**{name: given[name] for name in given if name in known}, **others)
+
+
+def composed(
+    text: str, merge_ratio: float = 0.0, prune_ratio: float = 0.0, from_layer: int = 3
+) -> Compression:
+    """Return what a text says: one name, as `compose` takes it; or methods with "+" between them, each with
+    fields of its own after a colon.
+
+    K, P and L stand for the fields that the text leaves out. Raises ValueError for an unknown name or field.
+
+    >>> composed("visionzip: dominant=0.2 + dynamic", prune_ratio=0.5, from_layer=8).selector
+    Dynamic(prune_ratio=0.5, from_layer=8, reselect_below=0.9, inactive='device')
+    """
+    if "+" not in text and ":" not in text:
+        return compose(text.strip(), merge_ratio, prune_ratio, from_layer)
+    common = {"merge_ratio": merge_ratio, "prune_ratio": prune_ratio, "from_layer": from_layer}
+    found = Compression()
+    for part in text.split("+"):
+        name, _, settings = (piece.strip() for piece in part.partition(":"))
+        if name not in METHODS:
+            raise ValueError(f"method={name!r} must be one of {', '.join(METHODS)}")
+        known = {field.name for field in fields(METHODS[name]) if field.init}  # type: ignore[arg-type]
+        given = {key: value for key, value in common.items() if key in known}
+        for setting in filter(None, (piece.strip() for piece in settings.split(","))):
+            key, _, value = (piece.strip() for piece in setting.partition("="))
+            if key not in known:
+                raise ValueError(f"{name} has no field {key!r}: it has {', '.join(sorted(known))}")
+            try:
+                given[key] = literal_eval(value)
+            except (SyntaxError, ValueError):
+                raise ValueError(f"{key}={value} of {name} is no number, name in quotes, or None") from None
+        found = found + METHODS[name](**given)
+    return found
 
 
 def label_of(method: str | type[Method] | Method | Compression) -> str:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dycoke_lab.cli import main
-from dycoke_lab.methods import METHODS
+from dycoke_lab.methods import METHODS, TTM, Compression, Dynamic, composed
 from dycoke_lab.specimen.clips import CLIPS, truth
 
 CLIP, SHORT = "constructed-4-scenes.mp4", "constructed-2-scenes.mp4"
@@ -47,6 +47,37 @@ def test_run_answers_and_compares(capsys):
     assert int(re.search(r"(\d+) of 19 words differ \(.*keep first; K=0.7, P=0.9, L=3\)", out)[1]) > 5
     main(["run", str(CLIPS / CLIP), question, "--frames", "4", "--max-new-tokens", "3"])
     assert len(capsys.readouterr().out.split()) == 3
+
+
+def test_run_compares_compositions(capsys):
+    question, right, *_ = truth(SHORT)
+    given = ["run", str(CLIPS / SHORT), question, "--compare", "--merge-ratio", "0"]
+    two = ["--method", "every_nth: share=0.25 + last_query", "--method", "dynamic"]
+    main([*given, *two, "--prune-ratio", "0.5"])
+    out = capsys.readouterr().out
+    assert out.count(f"full cache: {right}\n") == 2 and out.count("words differ") == 2
+    assert re.search(r"visual tokens after merging +128 +32\n", out), out
+    assert re.search(r"active ones, in the pruned layers +128 +16\n", out)
+    assert re.search(r"active ones, in the pruned layers +128 +64\n", out)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("dynamic + magic", r"method='magic' must be one of ttm, dynamic"),
+    ("visionzip: share=1 + dynamic", r"visionzip has no field 'share': it has contextual, dom"),
+    ("visionzip: dominant=x + dynamic", r"dominant=x of visionzip is no number"),
+    ("dynamic + last_query", r"act in the same place"),
+    ("every_nth: share=2", r"share=2 must be"),
+])  # fmt: skip
+def test_a_composition_as_text_is_checked(text, message):
+    with pytest.raises(ValueError, match=message):
+        composed(text, 0.5, 0.5)
+
+
+def test_a_composition_as_text():
+    assert composed("ttm + dynamic", 0.5, 0.9, 8) == TTM(0.5) + Dynamic(0.9, 8)
+    assert composed("dynamic", 0.5, 0.9, 8) == TTM(0.5) + Dynamic(0.9, 8)
+    assert composed("dynamic: reselect_below=2", 0.5, 0.9, 8) == Compression.of(Dynamic(0.9, 8, 2))
+    assert composed("full", 0.5) == Compression.of(TTM(0.5))
 
 
 def test_run_compares_all_methods(capsys):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dycoke_lab.methods.dynamic_pruning import Dynamic
 from dycoke_lab.methods.interface import Step
-from dycoke_lab.methods.kv_budget import check_share, check_whole
+from dycoke_lab.methods.parameter_checks import check_between, check_whole
 from dycoke_lab.methods.scores import top
 
 
@@ -69,7 +69,7 @@ class DynamicMass(DynamicAblation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("mass", self.mass)
+        check_between("mass", self.mass)
         if not self.mass:
             raise ValueError("mass=0 would keep no token: it must be above 0")
 

@@ -111,14 +111,6 @@ class _Pruning(Method):
         return retained_budget(candidates, self.prune_ratio)
 
 
-def check_between(method: Method, **least: float) -> None:
-    """Raise ValueError for fields that are no numbers from this least value to 1."""
-    for name, low in least.items():
-        value: float = getattr(method, name)
-        if not isinstance(value, Real) or not low <= value <= 1:
-            raise ValueError(f"{name}={value!r} must lie between {low} and 1")
-
-
 class PrefillReducer(_Pruning, ABC):
     """Acts inside the prefill, before chosen decoder layers; what it drops is gone for all layers from there
     on.

@@ -10,7 +10,8 @@ import torch
 
 from dycoke_lab.methods.base import Merger
 from dycoke_lab.methods.interface import Assignment, VideoTokens
-from dycoke_lab.methods.merger_parts import check_positions, precise, settled
+from dycoke_lab.methods.merger_parts import precise, settled
+from dycoke_lab.methods.parameter_checks import check_positions
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from dycoke_lab.methods.base import Merger
 from dycoke_lab.methods.clustering import highest, merged_into_peaks
 from dycoke_lab.methods.interface import Assignment, VideoTokens
-from dycoke_lab.methods.parameter_checks import check_fields
+from dycoke_lab.methods.parameter_checks import check_between, check_positions, check_share, check_whole
 from dycoke_lab.methods.segments import adjacent_similarity, cut_where_unlike
 
 NEIGHBOURS = 4
@@ -51,7 +51,13 @@ class FastVID(Merger):
     knob: ClassVar[str] = "r"
 
     def __post_init__(self) -> None:
-        check_fields(self, ("d", "beta"), positive=("r",), cosines=("tau",), counts=("c", "p"))
+        check_share("r", self.r)
+        check_between("tau", self.tau, -1)
+        for name in ("d", "beta"):
+            check_between(name, getattr(self, name))
+        for name in ("c", "p"):
+            check_whole(name, getattr(self, name), 1)
+        check_positions(self.positions)
 
     def merge(self, video: VideoTokens) -> Assignment:
         assert video.vision_attention is not None

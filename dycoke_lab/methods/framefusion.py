@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dycoke_lab.methods.base import PrefillReducer, check_between
+from dycoke_lab.methods.base import PrefillReducer
 from dycoke_lab.methods.interface import Assignment, LayerState
+from dycoke_lab.methods.parameter_checks import check_between
 from dycoke_lab.methods.scores import top, unit_vectors
 
 
@@ -46,7 +47,8 @@ class FrameFusion(PrefillReducer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_between(self, similarity=-1, ratio_bound=0)
+        check_between("similarity", self.similarity, -1)
+        check_between("ratio_bound", self.ratio_bound)
 
     def layers(self, depth: int) -> Sequence[int]:
         return range(self.from_layer, depth)

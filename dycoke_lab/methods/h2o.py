@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from dycoke_lab.methods.interface import Step
-from dycoke_lab.methods.kv_budget import SlidingCache, check_share, check_whole, newest
+from dycoke_lab.methods.kv_budget import SlidingCache, newest
+from dycoke_lab.methods.parameter_checks import check_between, check_whole
 from dycoke_lab.methods.scores import top
 
 
@@ -39,7 +40,7 @@ class H2O(SlidingCache):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("heavy_share", self.heavy_share)
+        check_between("heavy_share", self.heavy_share)
         check_whole("window", self.window, 1)
 
     def select(self, step: Step) -> Tensor:

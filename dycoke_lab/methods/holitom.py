@@ -13,7 +13,7 @@ from torch import Tensor
 from dycoke_lab.methods.base import Merger
 from dycoke_lab.methods.clustering import density_peaks, highest, mixed_with_members
 from dycoke_lab.methods.interface import Assignment, VideoTokens
-from dycoke_lab.methods.parameter_checks import check_fields
+from dycoke_lab.methods.parameter_checks import check_between, check_positions, check_share, check_whole
 from dycoke_lab.methods.segments import adjacent_similarity, most_static, static_places
 
 
@@ -49,7 +49,11 @@ class HoliTom(Merger):
     knob: ClassVar[str] = "retain_ratio"
 
     def __post_init__(self) -> None:
-        check_fields(self, ("beta",), positive=("retain_ratio",), cosines=("tau",), counts=("k",))
+        check_between("beta", self.beta)
+        check_share("retain_ratio", self.retain_ratio)
+        check_between("tau", self.tau, -1)
+        check_whole("k", self.k, 1)
+        check_positions(self.positions)
 
     def merge(self, video: VideoTokens) -> Assignment:
         assert video.vision_attention is not None

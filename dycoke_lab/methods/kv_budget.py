@@ -8,7 +8,6 @@ the visual tokens, rounded to the nearest, halves up.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -87,15 +86,3 @@ def ends_of_pages(
     empty = keys.new_zeros(*keys.shape[:2], pages, keys.shape[3])
     least = empty.scatter_reduce(2, where, low, "amin", include_self=False)
     return least, empty.scatter_reduce(2, where, high, "amax", include_self=False)
-
-
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise ValueError for a parameter that is no whole number from `least`."""
-    if type(value) is not int or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number from {least}")
-
-
-def check_share(name: str, value: Any) -> None:
-    """Raise ValueError for a parameter that is no share, 0 to 1."""
-    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise ValueError(f"{name}={value!r} must lie between 0 and 1")

@@ -4,7 +4,6 @@ similarities that tie where tokens are equal; evenly spread choices."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dycoke_lab.methods.base import Merger
+from dycoke_lab.methods.parameter_checks import check_positions, check_share
 from dycoke_lab.methods.temporal_merging import retained_count
 
 
@@ -110,15 +110,3 @@ class ShareMerger(Merger):
     @property
     def off(self) -> bool:
         return bool(getattr(self, self.knob) == 1)
-
-
-def check_share(name: str, value: float) -> None:
-    """Raise ValueError for what is no share above 0 and at most 1."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) <= 1:
-        raise ValueError(f"{name}={value!r} must be a share above 0 and at most 1")
-
-
-def check_positions(value: Any) -> None:
-    """Raise ValueError for an unknown way to number positions."""
-    if value not in ("original", "repacked"):
-        raise ValueError(f"positions={value!r} must be 'original' or 'repacked'")

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 
-def check_fields(
-    method: Any,
-    shares: Sequence[str] = (),
-    positive: Sequence[str] = (),
-    cosines: Sequence[str] = (),
-    counts: Sequence[str] = (),
-) -> None:
-    """Raise ValueError for a field that is no share (0 to 1), no positive share (above 0, at most 1), no
-    cosine (-1 to 1) or no count (a whole number from 1), and for `positions` that a merger does not
-    know.
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise ValueError for what is no whole number from `least`."""
+    if type(value) is not int or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number from {least}")
 
-    >>> from types import SimpleNamespace
-    >>> check_fields(SimpleNamespace(r=0), positive=["r"])
+
+def check_share(name: str, value: Any) -> None:
+    """Raise ValueError for what is no share above 0 and at most 1."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) <= 1:
+        raise ValueError(f"{name}={value!r} must be a share above 0 and at most 1")
+
+
+def check_between(name: str, value: Any, low: int = 0) -> None:
+    """Raise ValueError for what is no number between `low` and 1, both allowed.
+
+    >>> check_between("tau", 2, low=-1)
     Traceback (most recent call last):
-    ValueError: r=0 must be a number above 0 and at most 1
+    ValueError: tau=2 must lie between -1 and 1
     """
-    for names, low, allowed in (
-        (shares, 0, "between 0 and 1"),
-        (positive, 0, "above 0 and at most 1"),
-        (cosines, -1, "between -1 and 1"),
-    ):
-        for name in names:
-            value: Any = getattr(method, name)
-            inside = isinstance(value, Real) and low <= float(value) <= 1
-            if not inside or (names is positive and value == 0):
-                raise ValueError(f"{name}={value!r} must be a number {allowed}")
-    for name in counts:
-        if type(value := getattr(method, name)) is not int or value < 1:
-            raise ValueError(f"{name}={value!r} must be a whole number from 1")
-    if (value := getattr(method, "positions", "original")) not in ("original", "repacked"):
+    if not isinstance(value, Real) or not low <= float(value) <= 1:
+        raise ValueError(f"{name}={value!r} must lie between {low} and 1")
+
+
+def check_positions(value: Any) -> None:
+    """Raise ValueError for an unknown way to number positions."""
+    if value not in ("original", "repacked"):
         raise ValueError(f"positions={value!r} must be 'original' or 'repacked'")

@@ -12,14 +12,13 @@ from torch import Tensor
 from dycoke_lab.methods.interface import Assignment, VideoTokens
 from dycoke_lab.methods.merger_parts import (
     ShareMerger,
-    check_positions,
-    check_share,
     cosines,
     over_video,
     precise,
     share_of,
     spread,
 )
+from dycoke_lab.methods.parameter_checks import check_positions, check_share
 from dycoke_lab.methods.scores import top
 
 

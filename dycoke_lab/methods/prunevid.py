@@ -14,7 +14,7 @@ from torch import Tensor
 from dycoke_lab.methods.base import Merger
 from dycoke_lab.methods.clustering import density_peaks
 from dycoke_lab.methods.interface import Assignment, VideoTokens
-from dycoke_lab.methods.parameter_checks import check_fields
+from dycoke_lab.methods.parameter_checks import check_between, check_positions, check_share
 from dycoke_lab.methods.segments import contiguous
 
 NEIGHBOURS = 7
@@ -51,8 +51,11 @@ class PruneVid(Merger):
     knob: ClassVar[str] = "cluster_ratio"
 
     def __post_init__(self) -> None:
-        positive = ("cluster_ratio", "temporal_segment_ratio")
-        check_fields(self, shares=("whole",), positive=positive, cosines=("tau",))
+        for name in ("cluster_ratio", "temporal_segment_ratio"):
+            check_share(name, getattr(self, name))
+        check_between("tau", self.tau, -1)
+        check_between("whole", self.whole)
+        check_positions(self.positions)
 
     def merge(self, video: VideoTokens) -> Assignment:
         into = [self._into(frames.double()) for frames in video.features.flatten(2, 3)]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from dycoke_lab.methods.kv_budget import check_whole
+from dycoke_lab.methods.parameter_checks import check_whole
 from dycoke_lab.methods.snapkv import SnapKV
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dycoke_lab.methods.base import Selector
 from dycoke_lab.methods.interface import Step
-from dycoke_lab.methods.kv_budget import check_whole, ends_of_pages
+from dycoke_lab.methods.kv_budget import ends_of_pages
+from dycoke_lab.methods.parameter_checks import check_whole
 from dycoke_lab.methods.scores import top
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dycoke_lab.methods.base import Selector
 from dycoke_lab.methods.interface import Step
-from dycoke_lab.methods.kv_budget import check_whole, pooled
+from dycoke_lab.methods.kv_budget import pooled
+from dycoke_lab.methods.parameter_checks import check_whole
 from dycoke_lab.methods.scores import top
 
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from dycoke_lab.methods.interface import Step
-from dycoke_lab.methods.kv_budget import SlidingCache, check_whole, newest
+from dycoke_lab.methods.kv_budget import SlidingCache, newest
+from dycoke_lab.methods.parameter_checks import check_whole
 
 
 @dataclass(frozen=True)

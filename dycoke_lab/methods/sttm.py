@@ -7,8 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from dycoke_lab.methods.base import PrefillReducer, check_between
+from dycoke_lab.methods.base import PrefillReducer
 from dycoke_lab.methods.interface import Assignment, LayerState
+from dycoke_lab.methods.parameter_checks import check_between
 from dycoke_lab.methods.quadtree import merged_areas
 
 
@@ -47,9 +48,9 @@ class STTM(PrefillReducer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_between(self, tau_s=-1)
+        check_between("tau_s", self.tau_s, -1)
         if self.tau_t is not None:
-            check_between(self, tau_t=-1)
+            check_between("tau_t", self.tau_t, -1)
         if type(self.root_level) is not int or self.root_level < 0:
             raise ValueError(f"root_level={self.root_level!r} must be a whole number from 0")
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import mean
+from statistics import fmean, mean
 from typing import Any
 
 import pandas as pd
@@ -23,7 +23,8 @@ from dycoke_lab.evaluation.matrix import FULL, Line, Part, made, solve
 from dycoke_lab.methods import Compression
 from dycoke_lab.models import decoder_of
 from dycoke_lab.models.loading import load_model
-from dycoke_lab.results.rows import RowStore, read_rows
+from dycoke_lab.results.files import read_json
+from dycoke_lab.results.rows import ABOUT, RowStore, read_rows
 from dycoke_lab.runtime.compat import CACHE
 from dycoke_lab.runtime.session import generation_of
 from dycoke_lab.runtime.shared_prefill import SharedPrefill, positions_of
@@ -244,26 +245,30 @@ def _name(method: str, share: float | None, fields: dict[str, Any], solved: str 
 
 def read_matrix(folder: Path) -> pd.DataFrame:
     """Return a row for each line, question and video of a folder, or of all folders seed-* in it (then with
-    a column `seed`): what the line is, its fields, and what was found."""
+    a column `seed`): what the line is, its fields, and what was found. survive: the share that the layers
+    from L on attend to. Empty while only knobs were solved."""
     parts = sorted(folder.glob("seed-*"))
     if parts:
         seeds = [int(part.name.removeprefix("seed-")) for part in parts]
         tables = [read_matrix(part).assign(seed=s) for s, part in zip(seeds, parts, strict=True)]
         return pd.concat(tables, ignore_index=True)
-    rows = read_rows(folder)
+    rows, from_layer = read_rows(folder), int(read_json(folder / ABOUT)["from_layer"])
     fields = {row["line"]: json.dumps(row["fields"]) for row in rows if "fields" in row}
-    tables = []
+    table: dict[str, list[Any]] = {}
     for row in (row for row in rows if "right" in row):
         group, share, methods = json.loads(row["line"])
-        names = [_name(*part) for part in methods]
-        table = pd.DataFrame({
+        names, count = [_name(*part) for part in methods], len(row["right"])
+        same = {
             "line": row["line"], "group": group, "share": share, "method": " + ".join(names) or "full",
             "fields": fields.get(row["line"], "[]"), "question": row["question"], "scenes": row["scenes"],
-            "video": [f"{row['scenes']}-{row['first'] + n}" for n in range(len(row["right"]))],
-            "right": row["right"], "words": row["words"], "exact": list(map(int, row["exact"])),
-            "changed": list(map(int, row["changed"])), "agree": row["agree"],
-            "read": mean(row["read"]), "held": mean(row["held"]), "prefill": mean(row["prefill"]),
+            "words": row["words"], "agree": row["agree"], "survive": fmean(row["read"][from_layer:]),
+            "read": fmean(row["read"]), "held": fmean(row["held"]), "prefill": fmean(row["prefill"]),
             "per frame": row["per frame"],
-        })  # fmt: skip
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+        }  # fmt: skip
+        each = {
+            "video": [f"{row['scenes']}-{row['first'] + n}" for n in range(count)],
+            "right": row["right"], "exact": map(int, row["exact"]), "changed": map(int, row["changed"]),
+        }  # fmt: skip
+        for name, values in (each | {name: [value] * count for name, value in same.items()}).items():
+            table.setdefault(name, []).extend(values)
+    return pd.DataFrame(table)

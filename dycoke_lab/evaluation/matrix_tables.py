@@ -2,16 +2,145 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
+from dycoke_lab.evaluation.matrix_runs import read_matrix
 from dycoke_lab.evaluation.metrics import bootstrap
+from dycoke_lab.methods import label_of
+from dycoke_lab.results.folders import RESULTS
 
+MATRIX = RESULTS / "matrix"
 LINE = ["group", "share", "method", "line"]
-KEPT = ["read", "held", "prefill", "per frame"]
+KEPT = ["survive", "read", "held", "prefill", "per frame"]
+DYCOKE, SEEDS = "ttm + dynamic", 3  # seeds that a verdict needs
+AHEAD, BEHIND, ALIKE, TOO_FEW = "ahead", "behind", "not told apart", "too few seeds"
+
+
+@lru_cache(maxsize=1)
+def load_matrix(folder: Path = MATRIX) -> pd.DataFrame:
+    """Return the rows of every kind of specimen and seed that a folder holds, with columns `specimen`, `seed`
+    and `count`, how many words are right. Raises FileNotFoundError, with what makes rows, if it holds none."""
+    tables = [
+        read_matrix(path).assign(specimen=path.parent.name, seed=int(path.name.removeprefix("seed-")))
+        for path in sorted(folder.glob("*/seed-*"))
+    ]
+    tables = [table for table in tables if len(table)]
+    if not tables:
+        raise FileNotFoundError(
+            f"{folder} holds no rows of the matrix: `dycoke-lab matrix footage --seed 0` makes some (hours; "
+            "it continues where it was stopped)"
+        )
+    rows = pd.concat(tables, ignore_index=True)
+    digits = {text: sum(map(int, text)) for text in rows["right"].unique()}
+    return rows.assign(count=rows["right"].map(digits))
+
+
+def name_of(method: str) -> str:
+    """Return what a line of the matrix is called in figures and tables: the labels of its methods, and in
+    brackets what is not by default.
+
+    >>> name_of("ttm + dynamic"), name_of("evs"), name_of("prumerge (positions=original) + last_query")
+    ('DyCoke (TTM + dynamic)', 'EVS', 'PruMerge+ (positions original) + one-shot, last query')
+    """
+    if method == DYCOKE:
+        return "DyCoke (TTM + dynamic)"
+    parts = []
+    for part in method.split(" + "):
+        name, _, fields = part.partition(" (")
+        label = label_of(name)
+        if fields or " + " in method:  # what stands in for a class token is said where the method is alone
+            label = label.removesuffix(" (attention received)")
+        parts.append(label + (f" ({fields.replace('=', ' ')}" if fields else ""))
+    return " + ".join(parts)
+
+
+def means(rows: pd.DataFrame, question: str = "describe") -> pd.DataFrame:
+    """Return for each kind of specimen and line the mean over seeds of words right, whole answers right and
+    answers changed, in %, and of what is read, held and given to the prefill, in % of the visual tokens."""
+    tables = []
+    for specimen, group in rows[rows["question"] == question].groupby("specimen"):
+        found = summary(group).drop(columns=["question", "seed"]).groupby(LINE, sort=False).mean()
+        tables.append(found.reset_index().assign(specimen=specimen))
+    table = pd.concat(tables, ignore_index=True)
+    shares = ["survive", "read", "held", "prefill"]
+    table[shares] = 100 * table[shares]
+    return table.assign(name=table["method"].map(name_of))
+
+
+def front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
+    """Return for each point whether it is on the Pareto front: no other point costs as little or less and is
+    worth as much or more, one of the two truly so.
+
+    >>> front([10, 20, 20, 30], [60, 80, 70, 80])
+    [True, True, False, False]
+    """
+    points = list(zip(costs, values, strict=True))
+    return [
+        not any(a <= cost and b >= value and (a < cost or b > value) for a, b in points)
+        for cost, value in points
+    ]
+
+
+def verdict(points: Sequence[float], p: Sequence[float]) -> str:
+    """Return what the protocol says of a method against another, of its points of words more and McNemar's p
+    in each seed: ahead if all seeds have more words and p is below .05 in two; behind: the reverse.
+
+    >>> verdict([1.0, 2.0, 0.5], [0.01, 0.2, 0.04]), verdict([1.0, 2.0, -0.5], [0.01, 0.2, 0.04])
+    ('ahead', 'not told apart')
+    """
+    if len(points) < SEEDS:
+        return TOO_FEW
+    sure = sum(value < 0.05 for value in p) >= 2
+    if sure and all(value > 0 for value in points):
+        return AHEAD
+    return BEHIND if sure and all(value < 0 for value in points) else ALIKE
+
+
+def verdicts(rows: pd.DataFrame, other: str = DYCOKE) -> pd.DataFrame:
+    """Return for each kind of specimen and line, on describe, the verdict against another method at the same
+    share (`verdict`). As `against`, without intervals, which it does not use."""
+    rows = rows[rows["question"] == "describe"]
+    on = ["specimen", "seed", "share", "video"]
+    reference = rows[rows["method"] == other][[*on, "count", "exact"]]
+    both = rows[rows["method"] != other].merge(reference, on=on, suffixes=("", "_other"))
+    sums = both.assign(
+        more=both["count"] - both["count_other"],
+        this=(both["exact"] > both["exact_other"]), that=(both["exact"] < both["exact_other"]),
+    ).groupby(["specimen", *LINE, "seed"], sort=False)[["more", "this", "that"]].sum()  # fmt: skip
+    few, total = sums[["this", "that"]].min(axis=1), sums["this"] + sums["that"]
+    sums["p"] = np.minimum(1, 2 * binom.cdf(few, total, 0.5))
+    table = []
+    for key, seeds in sums.groupby(["specimen", *LINE], sort=False):
+        said = verdict(seeds["more"].tolist(), seeds["p"].tolist())
+        table.append(dict(zip(["specimen", *LINE], key, strict=True)) | {"verdict": said})
+    return pd.DataFrame(table, columns=["specimen", *LINE, "verdict"])
+
+
+def ablation_name(method: str) -> str:
+    """Return what is changed in a line of the group "ablation of DyCoke", in words."""
+    if " + " not in method:
+        return {"ttm": "TTM alone", "dynamic": "dynamic pruning alone"}[method]
+    if "dynamic_mass" in method:
+        return "budget by attention mass"
+    changed = re.findall(r"\(([^)]*)\)", method)
+    name, _, value = changed[0].partition("=")
+    values = {
+        "window": f"windows of {value} frames", "reference": f"reference: {value}",
+        "combine": "average, not drop", "positions": "positions numbered anew",
+        "by threshold": "a threshold, not a ratio", "from_layer": f"L = {value}",
+        "heads": "maximum over heads", "reselect_every": f"select every {value} steps",
+        "reselect_below": f"re-select below {value}",
+    }  # fmt: skip
+    never = {"reselect_below=-1.0": "select once", "reselect_below=2.0": "select at every step"}
+    return never.get(changed[0], values.get(name, changed[0]))
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -12,9 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from dycoke_lab.viz.clip_runs import Clip, ClipRun
+from dycoke_lab.viz.clip_runs import Clip, ClipRun, aim
 from dycoke_lab.viz.course_tokens import as_picture
 from dycoke_lab.viz.plots import RETURNED, RIGHT_ANSWER
+
+
+def clearest_steps(clip: Clip, run: ClipRun, layer: int) -> list[int]:
+    """Return, for each scene, the step whose word names what gets most of the layer's attention, mean over
+    heads."""
+    aims = aim(clip, run, mean=True)[:, layer, 0].nan_to_num(-1)
+    width = clip.places + 1  # a scene: its words and a comma
+    starts = range(0, width * (int(clip.scene.max()) + 1), width)
+    return [start + int(aims[start : start + width].argmax()) for start in starts]
 
 
 def looks(clip: Clip, run: ClipRun, layer: int, steps: Sequence[int], title: str) -> Figure:

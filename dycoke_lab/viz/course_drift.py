@@ -146,7 +146,12 @@ def reading_lines(table: pd.DataFrame, most: float, layer: int, title: str) -> F
     change at most. table: of `reading_table`."""
     figure, ax = plt.subplots(figsize=(8.5, 4.4), layout="constrained")
     ax.plot(
-        table.index, table["unread"], "o-", color="0.4", linewidth=2.5, label="unread: no video from L on"
+        table.index,
+        table["unread"],
+        "o-",
+        color="0.4",
+        linewidth=2.5,
+        label="still needed from L on (unread)",
     )
     look: dict[str, Any] = dict(color=colour_of("dynamic"), linewidth=2.5)
     ax.plot(table.index, table["changed"], "D-", label="dynamic pruning from L on", **look)
@@ -221,12 +226,13 @@ def cosine_bars(table: pd.DataFrame, title: str) -> Figure:
     figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax, name in zip(axes[0], names, strict=True):
         rows = long[long["specimen"] == name]
-        look: dict[str, Any] = dict(palette=[ACTIVE, "0.7"], errorbar=None, legend=ax is axes[0, -1])
+        look: dict[str, Any] = dict(palette=[ACTIVE, "0.7"], errorbar=None, legend=False)
         sns.barplot(rows, x="between", y="cosine", hue="of", ax=ax, **look)
         for bars in ax.containers:
             ax.bar_label(bars, fmt="%.2f", fontsize=10)
         ax.set_title(name, fontsize=11, fontweight="normal")
-        ax.set(xlabel="between the two steps", ylabel="cosine with the step before", ylim=(0, 1.25))
-    axes[0, -1].legend(title="", frameon=False, loc="upper left", ncols=2, fontsize=11)
+        ax.set(xlabel="between the two steps", ylabel="cosine with the step before", ylim=(0, 1))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=11)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure

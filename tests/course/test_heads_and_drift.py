@@ -71,6 +71,10 @@ def own_top(attention, count):
     return 100 * attention.topk(count, 1).values.sum(1) / attention.sum(1)
 
 
+def undivided(attention, count):
+    return 100 * attention[:, attention[0].topk(count).indices].sum(1)
+
+
 def from_nought(changed, most):
     fine = [layer for layer, value in enumerate(changed) if value <= most]
     return min(fine) if fine else changed.index(min(changed))
@@ -85,6 +89,7 @@ WRONG = [
     ("step_cosines", lambda a: cosine_similarity(a[1:], a[:1], dim=1), "compared with step 0"),
     ("held_by_the_first_look", own_top, "each step's own strongest"),
     ("held_by_the_first_look", lambda a, c: own_top(a, c) / 100, "Expected"),
+    ("held_by_the_first_look", undivided, "Divide by what the step's tokens get in all"),
     ("renormalised", zeroed, "must sum to 1 again"),
     ("renormalised", softmaxed, "softmax"),
 ]
@@ -103,7 +108,10 @@ def test_a_mistake_is_named(name, mistake, words, capsys):
         (..., "Write your own"),
         (7, "Give a list of whole numbers, not int"),
         (["a"], "Give a list of whole numbers"),
-        ([], "The list is empty"),
+        ([], "Steps 4, 9, 14 and 19 are commas or the end"),
+        ([True, False], "Give the numbers of the tokens"),
+        (torch.zeros(16, 4, 4, dtype=torch.bool), "Give the numbers of the tokens"),
+        (torch.zeros(2, 2), "Give a list of whole numbers"),
         ([0, 10**4], r"[10000] are no tokens of this clip, which has 0 to 255"),
         ([0], "No word changes"),
         (range(256), "words change"),
@@ -116,7 +124,7 @@ def test_hidden_tokens_that_are_refused(tokens, words, capsys):
 
 def test_hidden_tokens_that_change_one_word(capsys):
     assert check.one_word(solutions("05").my_tokens)
-    assert "Right. Word 6" in capsys.readouterr().out
+    assert "Right. Step 6" in capsys.readouterr().out
 
 
 def test_words_that_changed_or_are_missing():

@@ -12,7 +12,7 @@ from dycoke_lab.course import check
 from dycoke_lab.methods import DyCoke, compose
 from dycoke_lab.results.folders import ROOT
 from dycoke_lab.viz import course_attention, course_tokens
-from dycoke_lab.viz.clip_runs import ClipRunner
+from dycoke_lab.viz.clip_runs import ClipRunner, aim
 
 SOLUTIONS = {
     "00_start_here": ["tokens_read", "wrong_count"],
@@ -103,6 +103,7 @@ def test_a_scene_is_told_by_one_frame_or_two(runner):
         seen = set(clip.actor[frames].flatten().tolist()) - {-1}
         ever = set(clip.actor[clip.scene == scene].flatten().tolist()) - {-1}
         assert seen == ever  # no thing of this clip's needs a third
+        assert 0 in clip.actor[frames[0]]  # read from left to right
 
 
 def test_texts_between_videos_have_their_first_column():
@@ -154,3 +155,12 @@ def test_a_frame_that_does_not_show_the_word_says_so(runner):
         frame = int(about.partition("frame ")[2].partition(":")[0])
         assert (f"no “{clip.answer[step]}” in it" in about) != bool(clip.named(step)[frame].any())
         assert bool(ax.patches) == bool(clip.named(step)[frame].any())
+
+
+def test_the_clearest_word_of_each_scene(runner):
+    clip = runner.clip("footage-hand-held.mp4")
+    run = runner.run(clip.name, compose("full"))
+    steps = course_attention.clearest_steps(clip, run, 7)
+    assert [step // (clip.places + 1) for step in steps] == [0, 1, 2, 3]
+    aims = aim(clip, run, mean=True)[:, 7, 0]
+    assert all(aims[step] == aims[step - step % 4 : step - step % 4 + 3].max() for step in steps)

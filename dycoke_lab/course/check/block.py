@@ -49,14 +49,17 @@ def one_word(yours: Any, clip: str = CLIP) -> bool:
     if yours is None or yours is ...:
         return hint(WRITE)
     runner = _runner()
+    if _is_mask(yours):
+        return hint("These are True and False. Give the numbers of the tokens, e.g. by `nonzero`.")
     most = runner.clip(clip).scene.numel() * runner.clip(clip).side ** 2
     try:
         tokens = [int(token) for token in yours]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):
         return hint(f"Give a list of whole numbers, not {type(yours).__name__}.")
     if not tokens:
         return hint(
-            "The list is empty: with nothing to hide, `Block` hides the whole video. Name some tokens."
+            f"The list is empty. Steps {_naming_nothing(clip)} are commas or the end, and name nothing: "
+            "choose another step. (With an empty list, `Block` hides the whole video.)"
         )
     if beyond := [token for token in tokens if not 0 <= token < most]:
         return hint(f"{beyond[:3]} are no tokens of this clip, which has 0 to {most - 1}.")
@@ -65,7 +68,7 @@ def one_word(yours: Any, clip: str = CLIP) -> bool:
     changed = [step for step, other in enumerate(changed_words(words, before)) if other]
     if len(changed) == 1:
         step = changed[0]
-        return right(f"Word {step}, {before[step]!r}, became {words[step]!r}: only it read these tokens.")
+        return right(f"Step {step}, {before[step]!r}, became {words[step]!r}: only it read these tokens.")
     if not changed:
         return hint(
             f"No word changes with these {len(tokens)} tokens hidden. Neighbouring frames show the same "
@@ -76,6 +79,19 @@ def one_word(yours: Any, clip: str = CLIP) -> bool:
         f"{len(changed)} words change (steps {changed[:8]}), and one is wanted. Hide fewer tokens: only "
         "those that one word names."
     )
+
+
+def _is_mask(yours: Any) -> bool:
+    try:
+        return torch.as_tensor(yours).dtype == torch.bool
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def _naming_nothing(name: str) -> str:
+    clip = _runner().clip(name)
+    steps = [str(step) for step in range(len(clip.answer)) if not clip.named(step).any()]
+    return ", ".join(steps[:-1]) + f" and {steps[-1]}"
 
 
 @lru_cache(maxsize=1)

@@ -122,6 +122,10 @@ def held_by_the_first_look(yours: Any) -> bool:
             return "You took each step's own strongest tokens. A single choice has only those of step 0."
         if same(found, [value / 100 for value in expected]):
             return "These are shares. The answer is wanted in %."
+        first = attention[0].topk(count).indices
+        on = attention[:, first].sum(1)
+        if same(found, 100 * on) or same(found, on):
+            return "The rows do not sum to 1. Divide by what the step's tokens get in all."
         if same(found, expected[1:]):
             return "Step 0 is missing: one number for each step, the first included."
         return f"Expected {listed(expected)} for {count} of {attention.shape[1]} tokens, found {found}."

@@ -29,6 +29,8 @@ def attention_view(clip: Clip, run: ClipRun, step: int, layer: int, head: int | 
     place = layout(clip)
     active, inactive, returned, merged_away = (int(tokens.sum()) for tokens in states)
     counts = f"{active} active ({returned} just returned), {inactive} inactive, {merged_away} merged away"
+    if not inactive + merged_away:
+        counts = f"all {active} visual tokens are read"
     shares = aim(clip, run, mean=head is None)[:, layer, head or 0]
     page = heading(_title(run, step, layer, head, shares), counts, place.height, KEY - 25)
     _key(page, bool(returned), bool(inactive), bool(merged_away))

@@ -17,7 +17,7 @@ from dycoke_lab.methods import METHODS, Compression, Merger, Selector
 
 SHARES = (0.5, 0.25, 0.1)
 AS_MANY_READ = 0.7  # before the LLM: as many keys and values are read as with 10 % from layer 8 of 12 on
-LAYERS = {"constructed": 3, "footage": 8, "footage-qwen2.5-vl": 5}  # L, chosen on validation videos
+LAYERS = {"constructed": 3, "footage": 8, "footage-qwen2.5-vl": 3}  # L, chosen on validation videos
 BEFORE = (
     "ttm", "visionzip", "prumerge", "vidcom2", "evs", "divprune", "tome", "fastvid", "prunevid", "holitom",
 )  # fmt: skip

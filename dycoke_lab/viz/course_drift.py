@@ -228,11 +228,11 @@ def cosine_bars(table: pd.DataFrame, title: str) -> Figure:
         rows = long[long["specimen"] == name]
         look: dict[str, Any] = dict(palette=[ACTIVE, "0.7"], errorbar=None, legend=False)
         sns.barplot(rows, x="between", y="cosine", hue="of", ax=ax, **look)
-        for bars in ax.containers:
-            ax.bar_label(bars, fmt="%.2f", fontsize=10)
+        for group in ax.containers:
+            ax.bar_label(group, fmt="%.2f", fontsize=10)
         ax.set_title(name, fontsize=11, fontweight="normal")
-        ax.set(xlabel="between the two steps", ylabel="cosine with the step before", ylim=(0, 1))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=11)
+        ax.set(xlabel="between the two steps", ylabel="cosine with the step before", ylim=(0, 1.06))
+    bars, names_of = axes[0, 0].containers, list(long["of"].unique())
+    figure.legend(bars, names_of, loc="outside lower center", ncols=2, frameon=False, fontsize=11)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure

@@ -37,7 +37,7 @@ def pipeline(clip: Clip, run: ClipRun, step: int, start: int = 4, frames: int = 
     first, share = pruning.from_layer, round(100 * (1 - pruning.prune_ratio))
     read = run.trace.attended[step][:, 0].numpy()  # layers, visual tokens
     numbers = range(start, start + frames)
-    figure, ax = _canvas(8.5, 6.1 + _HIGH * len(read))
+    figure, ax = _canvas(8.75, 6.1 + _HIGH * len(read))
     title = (
         f"Step {step} of an answer: merging acted once, before layer 0;\n"
         f"pruning acts at every step, from layer L = {first} on"
@@ -52,8 +52,10 @@ def pipeline(clip: Clip, run: ClipRun, step: int, start: int = 4, frames: int = 
     _box(ax, (_LEFT, bottom + 0.68, 2.5, 0.46), f"“{run.words[step]}”", "#fff2cc", bold=True)
     again = "the next step reads it,\nand writes one more"
     ax.text(_LEFT + 2.7, bottom + 0.91, again, fontsize=11.5, va="center")
+    right = _LEFT + _WIDE + 0.08  # the word's own place in the cache, beside the video's
+    ax.add_patch(Rectangle((right, 4.86), 0.14, bottom - 4.86, facecolor="#fff2cc", edgecolor="0.4"))
     loop = dict(arrowstyle="-|>", color="0.3", linewidth=2, connectionstyle="arc3,rad=0.35")
-    ax.annotate("", (_LEFT + 6.3, bottom + 0.02), (_LEFT + 4.75, bottom + 0.91), arrowprops=loop)
+    ax.annotate("", (right + 0.07, bottom + 0.02), (_LEFT + 4.75, bottom + 0.91), arrowprops=loop)
     names = {
         1.17: "frames", 1.99: "vision tower", 2.88: "visual tokens", 4.06: "prompt",
         4.62: "decoder, with\nits KV cache", bottom + 0.91: "next token",
@@ -163,14 +165,15 @@ def _paste(ax: Axes, picture: Picture, left: float, top: float, size: float) -> 
 
 def telling_frames(clip: Clip) -> list[list[int]]:
     """Return, for each scene, the first frame that shows most of its places, and one that shows what this one
-    lacks, if there is one: a thing may come late or leave early."""
+    lacks, if there is one: a thing may come late or leave early. The frame of the first place comes first."""
     found = []
     for scene in range(int(clip.scene.max()) + 1):
         frames = (clip.scene == scene).nonzero()[:, 0].tolist()
         shows = {frame: set(clip.actor[frame].tolist()) - {-1} for frame in frames}
         best = max(frames, key=lambda frame: len(shows[frame]))
         other = max(frames, key=lambda frame: len(shows[frame] - shows[best]))
-        found.append(sorted({best, other} if shows[other] - shows[best] else {best}))
+        both = {best, other} if shows[other] - shows[best] else {best}
+        found.append(sorted(both, key=lambda frame: (min(shows[frame], default=-1), frame)))
     return found
 
 

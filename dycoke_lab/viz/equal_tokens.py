@@ -55,7 +55,10 @@ def _solve(
     whole = survivors(runner, clip, merging, from_layer) if merging.parts else 1.0
     part = Part(method, 1 - prune_ratio)
     fields = solve(
-        part, from_layer, lambda found: survivors(runner, clip, merging + found, from_layer) / whole, near=0.01
+        part,
+        from_layer,
+        lambda found: survivors(runner, clip, merging + found, from_layer) / whole,
+        near=0.01,
     )
     return merging + made(Part(method, None, tuple(fields.items())), from_layer)
 
@@ -65,4 +68,6 @@ def survivors(runner: ClipRunner, clip: str, compression: Compression, from_laye
     model, inputs = runner.model(clip), runner.clip(clip).inputs
     with runner.lock, compression(model), capture_attention(model) as trace:
         model.generate(**inputs, max_new_tokens=2)
-    return fmean(float(trace.kept(layer)[-1].float().mean()) for layer in range(from_layer, runner.depth(clip)))
+    return fmean(
+        float(trace.kept(layer)[-1].float().mean()) for layer in range(from_layer, runner.depth(clip))
+    )

@@ -26,9 +26,10 @@ def differences(rows: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
 
 
 def ablations(table: pd.DataFrame, title: str) -> Figure:
-    """Draw paired differences to DyCoke, a row for each changed choice, a panel for each kind: a dot for each
-    seed, a line over all of the seeds' intervals. table: as `differences` has it."""
-    kinds, names = list(dict.fromkeys(table["specimen"])), list(dict.fromkeys(table["name"]))
+    """Draw paired differences to DyCoke, a row for each changed choice, the best first, a panel for each kind: a
+    dot for each seed, a line over all of the seeds' intervals. table: as `differences` has it."""
+    kinds, mean = list(dict.fromkeys(table["specimen"])), table.groupby("name")["points"].mean()
+    names = mean.sort_values(ascending=False).index.to_list()
     size = (9.4, 0.36 * len(names) + 1.9)
     figure, axes = plt.subplots(1, len(kinds), figsize=size, squeeze=False, sharey=True, layout="constrained")
     for ax, kind in zip(axes[0], kinds, strict=True):

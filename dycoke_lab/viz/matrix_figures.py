@@ -8,10 +8,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dycoke_lab.evaluation.matrix import ABLATION, SHARES, TOGETHER
+from dycoke_lab.evaluation.matrix_report import NEVER, plain
 from dycoke_lab.evaluation.matrix_tables import (
     AHEAD,
     ALIKE,
@@ -31,7 +33,6 @@ COSTS = {
     "prefill": "visual tokens given to the prefill's layers, %",
 }
 TONES = {"▲": "#006b4e", "▼": "#a3420a"}
-NEVER = "hindsight"  # it knows the answer: no method can
 NEAR = 3.0  # points by which a line may miss its share of survivors
 QUESTIONS = {"actor": "one word", "compare": "three words", "describe": "all scenes"}
 
@@ -40,7 +41,9 @@ def on_front(table: pd.DataFrame, cost: str) -> pd.DataFrame:
     """Return the lines of one kind of specimen that can be chosen (no ablations, no hindsight), the cheapest
     first, with a column `front`. table: as `matrix_tables.means` has it."""
     some = table[(table["group"] != ABLATION) & (table["method"] != NEVER)].sort_values([cost, "words"])
-    return some.assign(front=front(some[cost].round(1).tolist(), some["words"].round(1).tolist()))
+    costs, words = some[cost].round(1), some["words"].round(1)
+    again = pd.DataFrame({"cost": costs, "words": words}).duplicated()  # of lines that are alike, the first
+    return some.assign(front=np.array(front(costs.tolist(), words.tolist())) & ~again)
 
 
 def named_lines(some: pd.DataFrame) -> pd.DataFrame:
@@ -53,8 +56,8 @@ def named_lines(some: pd.DataFrame) -> pd.DataFrame:
 
 
 def fronts(table: pd.DataFrame, cost: str, title: str) -> Figure:
-    """Draw words right against a cost, a panel for each kind of specimen: the Pareto front as a line, controls
-    hollow. Lines that are named have a number, and stand beside the panel. cost: of `COSTS`."""
+    """Draw words right against a cost, a panel for each kind of specimen: the Pareto front as a line,
+    controls hollow. Lines that are named have a number, and stand beside the panel. cost: of `COSTS`."""
     kinds = list(dict.fromkeys(table["specimen"]))
     size = (9.4, 4.3 * len(kinds) + 0.9)
     figure, axes = plt.subplots(len(kinds), 2, figsize=size, squeeze=False, width_ratios=(1.15, 1))
@@ -64,7 +67,9 @@ def fronts(table: pd.DataFrame, cost: str, title: str) -> Figure:
         for (group, control), rows in some.groupby(["group", some["group"] == "control"], sort=False):
             colour = COLOURS[str(group)]
             face = "none" if control else colour
-            ax.scatter(rows[cost], rows["words"], 22, facecolor=face, edgecolor=colour, linewidth=1, alpha=0.75)
+            ax.scatter(
+                rows[cost], rows["words"], 22, facecolor=face, edgecolor=colour, linewidth=1, alpha=0.75
+            )
         best = some[some["front"]]
         ax.plot(best[cost], best["words"], color="black", linewidth=1.6, zorder=1)
         named = named_lines(some).sort_values([cost, "words"])
@@ -79,8 +84,7 @@ def fronts(table: pd.DataFrame, cost: str, title: str) -> Figure:
     ]
     figure.legend(handles=handles, loc="lower left", ncols=5, frameon=False, fontsize=10, handletextpad=0.1)
     figure.suptitle(title, x=0.01, y=0.995, ha="left", va="top", fontweight="bold", fontsize=13)
-    head = 0.12 + 0.24 * (title.count("\n") + 1)
-    figure.tight_layout(rect=(0, 0.3 / size[1], 1, 1 - head / size[1]))
+    figure.tight_layout(rect=(0, 0.3 / size[1], 1, 1))  # which leaves room for the title
     for about in drawn:
         _numbers(*about)
     return figure
@@ -93,14 +97,18 @@ def _low(words: pd.Series) -> float:
 def _numbers(ax: Axes, named: Any, points: Any) -> None:
     """Write 1, 2, 3, ... beside points, where least is covered."""
     ax.figure.canvas.draw()  # type: ignore[attr-defined]
-    at, others = ax.transData.transform(named), list(ax.transData.transform(points))
+    at, others = ax.transData.transform(named), [(place, 13) for place in ax.transData.transform(points)]
     for number, place in enumerate(at, 1):
-        offsets = [r * np.array([np.cos(a), np.sin(a)]) for r in (13, 20, 28) for a in np.arange(0.8, 6.9, 0.52)]
+        offsets = [
+            r * np.array([np.cos(a), np.sin(a)]) for r in (15, 24, 34, 44) for a in np.arange(0.8, 6.9, 0.52)
+        ]
         inside = [o for o in offsets if ax.bbox.padded(-6).contains(*(place + o))]
-        crowd = [sum(max(0.0, 15 - np.hypot(*(place + o - other))) for other in others) for o in inside]
+        crowd = [
+            sum(max(0.0, room - np.hypot(*(place + o - other))) for other, room in others) for o in inside
+        ]
         best = inside[int(np.argmin([c + 0.2 * np.hypot(*o) for c, o in zip(crowd, inside, strict=True)]))]
-        others.append(place + best)
-        line = dict(arrowstyle="-", color="0.6", linewidth=0.6, shrinkA=4, shrinkB=2)
+        others.append((place + best, 24))
+        line = dict(arrowstyle="-", color="0.35", linewidth=0.7, shrinkA=4, shrinkB=2)
         ax.annotate(
             str(number), named[number - 1], best * 72 / ax.figure.dpi, textcoords="offset points",
             fontsize=10, ha="center", va="center", fontweight="bold", arrowprops=line,
@@ -115,7 +123,7 @@ def _key(ax: Axes, named: pd.DataFrame, cost: str) -> None:
     ax.text(0, 1, "number, line, tokens left: words at cost", **at, color="0.35")
     for number, row in enumerate(named.to_dict("records"), 1):
         share = "" if row["share"] == 1 else f" {100 * row['share']:.0f} %"
-        name = _short("full cache" if row["method"] == "full" else row["name"], 36)
+        name = _short("full cache" if row["method"] == "full" else row["name"], 32)
         bold = "bold" if row["front"] else "normal"
         text = f"{number}  {name}{share}: {row['words']:.1f} at {row[cost]:.0f}"
         colour = COLOURS[row["group"]]
@@ -123,13 +131,13 @@ def _key(ax: Axes, named: pd.DataFrame, cost: str) -> None:
 
 
 def _short(text: str, most: int) -> str:
-    text = text.replace(" (attention received)", "").replace(" (knows the future)", "")
+    text = plain(text)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def by_share(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each method: its name, where it acts, and for each kind of specimen and share its words
-    right in %, with a sign of the verdict against DyCoke, and "°" where the share is missed by more than
+    """Return a row for each method: its name, where it acts, and for each kind of specimen and share its
+    words right in %, with a sign of the verdict against DyCoke, and "°" where the share is missed by more than
     `NEAR` points. The best come first, by their mean at 25 and 10 %. found: as `verdicts` has it."""
     rows = table[(table["group"] != ABLATION) & table["share"].isin(SHARES)]
     rows = rows.merge(found, on=["specimen", "group", "share", "method", "line"], how="left")
@@ -138,7 +146,9 @@ def by_share(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
         f"{words:.1f}{'°' * miss} {SIGNS.get(said, '')}".strip()
         for words, miss, said in zip(rows["words"], off, rows["verdict"], strict=True)
     ]
-    rows["at"] = [f"{kind}, {100 * share:.0f} %" for kind, share in zip(rows["specimen"], rows["share"], strict=True)]
+    rows["at"] = [
+        f"{kind}, {100 * share:.0f} %" for kind, share in zip(rows["specimen"], rows["share"], strict=True)
+    ]
     order = rows[rows["share"] < 0.5].groupby("method")["words"].mean().sort_values(ascending=False).index
     cells = rows.pivot_table(index="method", columns="at", values="cell", aggfunc="first", sort=False)
     cells = cells[[f"{kind}, {100 * share:.0f} %" for kind in rows["specimen"].unique() for share in SHARES]]
@@ -161,17 +171,36 @@ def table_style(table: pd.DataFrame) -> Any:
     return table.style.hide(axis="index").format(na_rep="").apply(look, axis=1).set_table_styles(looks)
 
 
+def text_style(table: pd.DataFrame, precision: int = 0) -> Any:
+    """Return a table of words that fits a page's column: small, to the left, lines broken."""
+    look = [
+        ("text-align", "left"),
+        ("white-space", "normal"),
+        ("font-size", "12px"),
+        ("vertical-align", "top"),
+    ]
+    return (
+        table.style.hide(axis="index")
+        .format(precision=precision)
+        .set_table_styles([{"selector": "td, th", "props": look}])
+    )
+
+
 def positions(rows: pd.DataFrame, title: str) -> Figure:
     """Draw words right by scene of the longest answers, a line for each method, a panel for each kind.
 
-    rows: columns specimen, name, position, words, colour.
+    rows: as `matrix_report.positions_of` has it.
     """
     kinds = list(dict.fromkeys(rows["specimen"]))
-    figure, axes = plt.subplots(1, len(kinds), figsize=(9.4, 4.4), squeeze=False, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(kinds), figsize=(9.4, 4.4), squeeze=False, sharey=True, layout="constrained"
+    )
     for ax, kind in zip(axes[0], kinds, strict=True):
         for name, line in rows[rows["specimen"] == kind].groupby("name", sort=False):
-            colour, style = line.iloc[0]["colour"], "--" if line.iloc[0]["control"] else "-"
-            ax.plot(line["position"] + 1, line["words"], style, marker="o", color=colour, label=name, linewidth=2)
+            colour, style = _look(line)
+            ax.plot(
+                line["position"] + 1, line["words"], style, marker="o", color=colour, label=name, linewidth=2
+            )
         ax.set_title(kind, fontsize=12)
         ax.set_xticks(range(1, int(rows["position"].max()) + 2))
         ax.set(xlabel="scene of the answer", ylabel="words right, %" if ax is axes[0][0] else "")
@@ -182,13 +211,18 @@ def positions(rows: pd.DataFrame, title: str) -> Figure:
 
 def lengths(table: pd.DataFrame, title: str) -> Figure:
     """Draw points of words lost against the full cache, by question, a dot for each method; a panel for each
-    kind. table: columns specimen, name, question, lost, colour, control."""
-    kinds, asked = list(dict.fromkeys(table["specimen"])), [q for q in QUESTIONS if q in set(table["question"])]
-    figure, axes = plt.subplots(1, len(kinds), figsize=(9.4, 4.0), squeeze=False, sharey=True, layout="constrained")
+    kind. table: as `matrix_report.lengths_of` has it."""
+    kinds, asked = (
+        list(dict.fromkeys(table["specimen"])),
+        [q for q in QUESTIONS if q in set(table["question"])],
+    )
+    figure, axes = plt.subplots(
+        1, len(kinds), figsize=(9.4, 4.0), squeeze=False, sharey=True, layout="constrained"
+    )
     for ax, kind in zip(axes[0], kinds, strict=True):
         for name, rows in table[table["specimen"] == kind].groupby("name", sort=False):
             lost = rows.set_index("question")["lost"].reindex(asked)
-            colour, style = rows.iloc[0]["colour"], "--" if rows.iloc[0]["control"] else "-"
+            colour, style = _look(rows)
             ax.plot(range(len(asked)), lost, style, marker="o", color=colour, label=name, linewidth=2)
         ax.set_xticks(range(len(asked)), [QUESTIONS[q] for q in asked])
         ax.set_title(kind, fontsize=12)
@@ -196,6 +230,12 @@ def lengths(table: pd.DataFrame, title: str) -> Figure:
     _legend(figure, axes)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=13)
     return figure
+
+
+def _look(rows: pd.DataFrame) -> tuple[Any, str]:
+    first = rows.iloc[0]
+    colour = "black" if first["method"] == "full" else sns.color_palette("colorblind")[first["place"]]
+    return colour, "--" if first["control"] else "-"
 
 
 def _legend(figure: Figure, axes: Any) -> None:

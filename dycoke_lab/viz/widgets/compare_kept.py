@@ -30,9 +30,10 @@ FIRST = ("last_query", "fastv", "random", "dynamic")
 class CompareKept(Panel):
     """Kept tokens of 2 to 6 methods side by side on the same frames.
 
-    methods: names in `METHODS`; methods before the LLM and inside the prefill, too, but none whose layers or
-    heads choose apart. Each leaves 1 - P of the tokens, its knob solved on the clip (`equal_tokens`). frame: the first one shown. The frames follow the word: they begin with the
-    scene that it names (None), until the slider "frame" is moved.
+    methods: names in `METHODS`, before the LLM and inside the prefill, too; none whose layers or heads choose
+    apart. Each leaves 1 - P of the tokens: its knob is solved on the clip (`equal_tokens`). frame: the first
+    one shown. The frames follow the word: they begin with the scene that it names (None), until the slider
+    "frame" is moved.
     """
 
     def __init__(

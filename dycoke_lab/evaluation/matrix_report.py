@@ -31,12 +31,12 @@ DOES = {
 
 def groups() -> pd.DataFrame:
     """Return the groups of the matrix: where their methods act, how many they are, and which."""
-    listed = {**GROUPS, TOGETHER: (), ABLATION: ()}
-    return pd.DataFrame([
-        {"group": name, "what it does": DOES[name],
-         "methods": ", ".join(name_of(one).removesuffix(" (attention received)") for one in methods)}
-        for name, methods in listed.items()
-    ])  # fmt: skip
+    named = {name: ", ".join(plain(name_of(one)) for one in methods) for name, methods in GROUPS.items()}
+    first, then = (", ".join(plain(name_of(one)) for one in part) for part in (FIRST_MERGED, THEN_PRUNED))
+    named |= {TOGETHER: f"{first}; then {then}", ABLATION: "see below"}
+    return pd.DataFrame(
+        [{"group": name, "what it does": DOES[name], "methods": text} for name, text in named.items()]
+    )
 
 
 def contents(rows: pd.DataFrame) -> pd.DataFrame:
@@ -65,7 +65,8 @@ def cheap(table: pd.DataFrame, cost: str, most: float = 50.0) -> str:
         if len(some):
             best = some.loc[some["words"].idxmax()]
             text = f"{kind}, at most {most:.0f} %: {plain(best['name'])} keeps {best['words']:.1f} %"
-            said.append(text + (f", DyCoke {ours['words'].max():.1f} %" if len(ours) else ""))
+            also = f"DyCoke {ours['words'].max():.1f} %" if len(ours) else "DyCoke costs more"
+            said.append(f"{text}, {also}")
     return "\n".join(said)
 
 
@@ -81,20 +82,22 @@ def kept_most(table: pd.DataFrame, methods: tuple[str, ...], kind: str, share: f
 
 
 def counts(found: pd.DataFrame) -> pd.DataFrame:
-    """Return for each kind of specimen and share how many lines are ahead of DyCoke, behind, and not told
-    apart, and which controls are ahead or not told apart; all in words. found: as `verdicts` has it."""
+    """Return for each kind of specimen and share how many lines are ahead of DyCoke, not told apart, and
+    behind, and which controls are ahead, or not told apart. found: as `verdicts` has it."""
     some = found[(found["group"] != ABLATION) & (found["method"] != NEVER)]
     table = []
     for (kind, share), group in some.groupby(["specimen", "share"], sort=False):
-        number = {name: int((group["verdict"] == name).sum()) for name in (AHEAD, ALIKE, BEHIND, TOO_FEW)}
-        if not number[TOO_FEW]:
-            del number[TOO_FEW]
-        plainly = group[(group["group"] == "control") & group["verdict"].isin([AHEAD, ALIKE])]
-        named = ", ".join(
-            f"{name_of(m)} ({v})" for m, v in zip(plainly["method"], plainly["verdict"], strict=True)
-        )
-        about = {"specimen": kind, "left": f"{100 * share:.0f} %", **number}
-        table.append(about | {"controls ahead or not told apart": named or "none"})
+        row = {"specimen": kind, "left": f"{100 * share:.0f} %"}
+        if (group["verdict"] == TOO_FEW).any():
+            table.append(row | {TOO_FEW: "no verdict"})
+            continue
+        for said in (AHEAD, ALIKE, BEHIND):
+            row[said] = str((group["verdict"] == said).sum())
+        plainly = group[group["group"] == "control"]
+        for said in (AHEAD, ALIKE):
+            names = [name_of(method) for method in plainly[plainly["verdict"] == said]["method"]]
+            row[f"controls {said}"] = ", ".join(names) or "none"
+        table.append(row)
     return pd.DataFrame(table)
 
 
@@ -179,7 +182,8 @@ def sentences(table: pd.DataFrame, found: pd.DataFrame, share: float = 0.25) -> 
     else:
         last = "; ".join(
             f"on {row['specimen']} {row[AHEAD]} lines are ahead of DyCoke, {row[BEHIND]} behind, {row[ALIKE]} "
-            f"not told apart (controls ahead or not told apart: {row['controls ahead or not told apart']})"
+            f"not told apart (controls ahead: {row['controls ' + AHEAD]}; not told apart: "
+            f"{row['controls ' + ALIKE]})"
             for row in number.to_dict("records")
         )
     return (

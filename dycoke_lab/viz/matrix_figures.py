@@ -21,6 +21,7 @@ from dycoke_lab.evaluation.matrix_tables import (
     DYCOKE,
     TOO_FEW,
     front,
+    name_of,
 )
 
 COLOURS = {
@@ -32,6 +33,7 @@ COSTS = {
     "read": "keys and values that a step reads, % of the full cache's visual ones",
     "prefill": "visual tokens given to the prefill's layers, %",
 }
+DYCOKE_NAME = name_of(DYCOKE)
 TONES = {"▲": "#006b4e", "▼": "#a3420a"}
 NEAR = 3.0  # points by which a line may miss its share of survivors
 QUESTIONS = {"actor": "one word", "compare": "three words", "describe": "all scenes"}
@@ -159,10 +161,22 @@ def by_share(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 
 def table_style(table: pd.DataFrame) -> Any:
     """Return a table that fits a page's column: small, the first two columns to the left, DyCoke marked."""
-    cells = [("padding", "2px 6px"), ("font-size", "12px"), ("text-align", "right")]
-    left = [(f"td.col{n}, th.col{n}", [("text-align", "left"), ("white-space", "normal")]) for n in (0, 1)]
-    looks = [{"selector": name, "props": props} for name, props in [("td, th", cells), *left]]
-    marked = table.iloc[:, 0] == "DyCoke (TTM + dynamic)"
+    cells = [
+        ("padding", "2px 6px"),
+        ("font-size", "12px"),
+        ("text-align", "right"),
+        ("white-space", "nowrap"),
+    ]
+    left = [("text-align", "left"), ("white-space", "normal")]
+    looks: list[Any] = [
+        {"selector": "td, th", "props": cells},
+        {"selector": "th.level0", "props": [("text-align", "center")]},
+        {"selector": "td.col0, th.level1.col0", "props": [*left, ("min-width", "200px")]},
+        {"selector": "td.col1, th.level1.col1", "props": [*left, ("min-width", "105px")]},
+    ]
+    marked = table.iloc[:, 0] == DYCOKE_NAME
+    above = [tuple(name.split(", ")) if ", " in name else ("", name) for name in table.columns]
+    table = table.set_axis(pd.MultiIndex.from_tuples(above), axis=1)
 
     def look(row: Any) -> list[str]:
         weight = "font-weight: bold" if marked[row.name] else ""

@@ -181,8 +181,8 @@ def sentences(table: pd.DataFrame, found: pd.DataFrame, share: float = 0.25) -> 
         last = "which lines are ahead of DyCoke is not said before three seeds are there"
     else:
         last = "; ".join(
-            f"on {row['specimen']} {row[AHEAD]} lines are ahead of DyCoke, {row[BEHIND]} behind, {row[ALIKE]} "
-            f"not told apart (controls ahead: {row['controls ' + AHEAD]}; not told apart: "
+            f"on {row['specimen']} {row[AHEAD]} lines are ahead of DyCoke, {row[BEHIND]} behind, "
+            f"{row[ALIKE]} not told apart (controls ahead: {row['controls ' + AHEAD]}; not told apart: "
             f"{row['controls ' + ALIKE]})"
             for row in number.to_dict("records")
         )

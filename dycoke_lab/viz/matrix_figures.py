@@ -139,8 +139,8 @@ def _short(text: str, most: int) -> str:
 
 def by_share(table: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each method: its name, where it acts, and for each kind of specimen and share its
-    words right in %, with a sign of the verdict against DyCoke, and "°" where the share is missed by more than
-    `NEAR` points. The best come first, by their mean at 25 and 10 %. found: as `verdicts` has it."""
+    words right in %, with a sign of the verdict against DyCoke, and "°" where the share is missed by more
+    than `NEAR` points. The best come first, by their mean at 25 and 10 %. found: as `verdicts` has it."""
     rows = table[(table["group"] != ABLATION) & table["share"].isin(SHARES)]
     rows = rows.merge(found, on=["specimen", "group", "share", "method", "line"], how="left")
     off = (rows["survive"] - 100 * rows["share"]).abs() > NEAR

@@ -29,8 +29,8 @@ def pareto_front(yours: Any) -> bool:
 
     def hints(found: Any, expected: Any, case: Any) -> str:
         (points,) = case
-        if not isinstance(found, list) or len(found) != len(points):
-            return f"{points}: return a list of {len(points)} truth values, one a point, not {found!r}."
+        if not isinstance(found, list) or len(found) != len(points) or any(x not in (0, 1) for x in found):
+            return f"{points}: return a list of {len(points)} truth values, one a point."
         said = f"{points}: you found {found}, expected {expected}."
         both = [not any(a < cost and b > words for a, b in points) for cost, words in points]
         if found == both:

@@ -26,8 +26,8 @@ def differences(rows: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
 
 
 def ablations(table: pd.DataFrame, title: str) -> Figure:
-    """Draw paired differences to DyCoke, a row for each changed choice, the best first, a panel for each kind:
-    a dot for each seed, a line over all of the seeds' intervals. table: as `differences` has it."""
+    """Draw paired differences to DyCoke, a row for each changed choice, the best first, a panel for each
+    kind: a dot for each seed, a line over all of the seeds' intervals. table: as `differences` has it."""
     kinds, mean = list(dict.fromkeys(table["specimen"])), table.groupby("name")["points"].mean()
     names = mean.sort_values(ascending=False).index.to_list()
     size = (9.4, 0.36 * len(names) + 1.9)

@@ -112,7 +112,7 @@ def _numbers(ax: Axes, named: Any, points: Any) -> None:
         others.append((place + best, 24))
         line = dict(arrowstyle="-", color="0.35", linewidth=0.7, shrinkA=4, shrinkB=2)
         ax.annotate(
-            str(number), named[number - 1], best * 72 / ax.figure.dpi, textcoords="offset points",
+            str(number), named[number - 1], tuple(best * 72 / ax.figure.dpi), textcoords="offset points",
             fontsize=10, ha="center", va="center", fontweight="bold", arrowprops=line,
         )  # fmt: skip
 
@@ -133,7 +133,9 @@ def _key(ax: Axes, named: pd.DataFrame, cost: str) -> None:
 
 
 def _short(text: str, most: int) -> str:
-    text = plain(text)
+    text = plain(text).replace(", before the LLM", "")  # its colour says where it acts
+    if " + " in text:
+        text = text.removesuffix(" (DyCoke)")
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -26,8 +26,9 @@ AHEAD, BEHIND, ALIKE, TOO_FEW = "ahead", "behind", "not told apart", "too few se
 
 @lru_cache(maxsize=1)
 def load_matrix(folder: Path = MATRIX) -> pd.DataFrame:
-    """Return the rows of every kind of specimen and seed that a folder holds, with columns `specimen`, `seed`
-    and `count`, how many words are right. Raises FileNotFoundError, with what makes rows, if it holds none."""
+    """Return the rows of every kind of specimen and seed that a folder holds, with columns `specimen`,
+    `seed` and `count`, how many words are right. Raises FileNotFoundError, with the command that makes rows,
+    if it holds none."""
     tables = [
         read_matrix(path).assign(specimen=path.parent.name, seed=int(path.name.removeprefix("seed-")))
         for path in sorted(folder.glob("*/seed-*"))

@@ -89,10 +89,10 @@ class ClipRun:
     compression: Compression
 
     def states(self, step: int) -> TokenStates:
-        """Return the tokens' states in the layers from L on while the word at `step` is written."""
+        """Return the tokens' states in the layers from L on (the last one, where a method takes tokens in
+        several) while the word at `step` is written."""
         merged_away = ~self.trace.kept(0)[step]
-        pruning = self.compression.selector or self.compression.reducer
-        kept = self.trace.kept(pruning.from_layer if pruning else 0)
+        kept = self.trace.kept(-1)
         previous = kept[max(step - 1, 0)]
         return TokenStates(kept[step], ~kept[step] & ~merged_away, kept[step] & ~previous, merged_away)
 
@@ -113,10 +113,11 @@ class ClipRunner:
 
     def __init__(self, seed: int = 0) -> None:
         self.names, self.seed = clip_names(), seed
-        self._lock = RLock()
+        self.lock = RLock()
         self._models: dict[str, tuple[Any, Any]] = {}
         self._clips: dict[str, Clip] = {}
         self._runs: dict[tuple[str, Compression | Block], ClipRun] = {}
+        self.fits: dict[Any, Compression] = {}  # knobs that were solved (`equal_tokens`)
 
     def model(self, name: str) -> Any:
         """Return the model that a clip is run on."""
@@ -131,14 +132,14 @@ class ClipRunner:
         if name not in self.names:
             raise ValueError(f"clip={name!r} must be one of {', '.join(self.names)}")
         world = world_of(name)
-        with self._lock:
+        with self.lock:
             if world not in self._models:
                 self._models[world] = load_model(world, self.seed)
             return self._models[world]
 
     def clip(self, name: str) -> Clip:
         """Return a clip. Raises ValueError for a name that is not in data/clips."""
-        with self._lock:
+        with self.lock:
             return self._clips.get(name) or self._read(name)
 
     def _read(self, name: str) -> Clip:
@@ -171,7 +172,7 @@ class ClipRunner:
 
     def _run(self, name: str, setting: Compression | Block) -> ClipRun:
         key = (name, setting)
-        with self._lock:
+        with self.lock:
             if key in self._runs:
                 return self._runs[key]
             clip, (model, processor) = self.clip(name), self._loaded(name)

@@ -168,8 +168,8 @@ def test_a_run_continues_where_it_stopped(small, tmp_path, monkeypatch):
 
 def rows_by_hand():
     """Two videos, two seeds; under "thinned" the first video loses a word of its second scene."""
-    shared = {"line": "x", "group": "control", "question": "describe", "words": 4, "agree": 1.0, "read": 1.0,
-              "held": 1.0, "prefill": 1.0, "per frame": 9.0}  # fmt: skip
+    shared = {"line": "x", "group": "control", "question": "describe", "words": 4, "agree": 1.0,
+              "survive": 1.0, "read": 1.0, "held": 1.0, "prefill": 1.0, "per frame": 9.0}  # fmt: skip
     table = []
     for seed in (0, 1):
         for video, right in (("2-0", "22"), ("2-1", "21")):

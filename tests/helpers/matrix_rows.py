@@ -11,7 +11,7 @@ WORDS = {"describe": 3, "actor": 1, "compare": 1}  # of a part
 
 
 def write_matrix(folder, specimens=("constructed", "footage"), seeds=3, videos=8, questions=tuple(WORDS)):
-    """Write a folder as `dycoke-lab matrix` does, for each specimen and seed. More survivors keep more words."""
+    """Write a folder as `dycoke-lab matrix` does, for each specimen and seed."""
     for specimen in specimens:
         layer, depth = LAYERS[specimen], {"constructed": 6, "footage": 12}[specimen]
         for seed in range(seeds):
@@ -29,7 +29,9 @@ def write_matrix(folder, specimens=("constructed", "footage"), seeds=3, videos=8
 
 def _row(line, question, scenes, layer, depth, videos, draw):
     parts = {"describe": scenes, "actor": 1, "compare": 3}[question]
-    before = line.group == "before the LLM" or line.parts and line.parts[0].method.endswith(("nth", "tokens", "frames"))
+    names = [part.method for part in line.parts]
+    plain = line.group == "control" and bool(names) and names[0].endswith(("nth", "tokens", "frames"))
+    before = line.group == "before the LLM" or plain
     hash_ = random.Random(line.key[: line.key.rindex("]")]).random()  # as good in each seed
     keep = 1 - (1 - line.share) ** 2 * (0.2 + 0.8 * hash_) * (0.9 if before else 0.6)
     right = [

@@ -84,8 +84,19 @@ def listed(values: list[Any]) -> str:
     return ", ".join(texts if len(texts) <= 12 else [*texts[:8], "...", *texts[-3:]])
 
 
+def copy_row(labels: dict[str, str]) -> str:
+    """Return the HTML of one row: for each code a button of this label that copies it, and the code, cut off
+    where there is no room."""
+    style = "flex:1 1 8em; min-width:0; overflow:hidden; text-overflow:ellipsis; white-space:nowrap"
+    parts = (
+        f'{copy_button(code, label)}<code style="{style}">{html.escape(code, quote=True)}</code>'
+        for code, label in labels.items()
+    )
+    return f'<div style="display:flex; align-items:center; gap:0.5em">{"".join(parts)}</div>'
+
+
 def copy_button(code: str, label: str) -> str:
-    """Return the HTML of a button that copies the code, and of the code itself."""
+    """Return the HTML of a button that copies the code."""
     text = html.escape(code, quote=True)
     script = (
         "navigator.clipboard.writeText(this.dataset.code); this.textContent = 'Copied';"
@@ -94,8 +105,7 @@ def copy_button(code: str, label: str) -> str:
     return (
         '<button class="jupyter-button widget-button dycoke-copy" style="width:17em"'
         f' data-code="{text}" onclick="{script}"'
-        f' title="Put this line of Python on the clipboard">{label}</button>'
-        f' <code style="white-space:pre-wrap">{text}</code>'
+        f' title="Put this line of Python on the clipboard: {text}">{label}</button>'
     )
 
 

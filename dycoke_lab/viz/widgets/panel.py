@@ -18,7 +18,7 @@ from PIL.Image import Image as Picture
 
 from dycoke_lab.viz.frames import places, png
 from dycoke_lab.viz.frames.page import Hit, Place, hit
-from dycoke_lab.viz.widgets.controls import SETTING, VIEW, Code, call, copy_button, neat
+from dycoke_lab.viz.widgets.controls import SETTING, VIEW, Code, call, copy_row, neat
 from dycoke_lab.viz.widgets.latest import Latest
 from dycoke_lab.viz.widgets.page_side import CLICK, PAGE_SIDE, clicked_at
 from dycoke_lab.viz.widgets.saved_view import save_view
@@ -166,7 +166,7 @@ class Panel(w.VBox):
                 if self.code() == self.view()
                 else {self.code(): SETTING, self.view(): VIEW}
             )
-            self.setting.value = "<br>".join(copy_button(code, label) for code, label in labels.items())
+            self.setting.value = copy_row(labels)
 
     def _click(self, text: str) -> None:
         at = clicked_at(text)

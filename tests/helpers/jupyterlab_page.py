@@ -160,6 +160,14 @@ class Panel:
         self.page.keyboard.press("Enter")
         self.settled()
 
+    def share(self, label):
+        """Return where a slider's handle stands on its track, from 0 to 1."""
+        control = self.control(label)
+        control.scroll_into_view_if_needed()
+        track = control.locator(".noUi-base").bounding_box()
+        handle = control.locator(".noUi-handle").first.bounding_box()
+        return (handle["x"] + handle["width"] / 2 - track["x"]) / track["width"]
+
     def drag(self, label, share, picture=True):
         """Drag a slider's handle to this share of its track, in steps, as a hand does; wait for what it does.
         Return the milliseconds from letting go until the picture was the last one.

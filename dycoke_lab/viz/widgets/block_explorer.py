@@ -12,7 +12,7 @@ from dycoke_lab.methods import Compression
 from dycoke_lab.viz.clip_runs import Clip, ClipRun, ClipRunner
 from dycoke_lab.viz.frames import block_view
 from dycoke_lab.viz.frames.page import Hit
-from dycoke_lab.viz.widgets.controls import call, chooser, clip_slider, ranges, slider, start_at
+from dycoke_lab.viz.widgets.controls import buttons, call, chooser, clip_slider, ranges, slider, start_at
 from dycoke_lab.viz.widgets.panel import Panel
 
 ALL = "all heads"
@@ -56,12 +56,7 @@ class BlockExplorer(Panel):
         controls = {
             "clip": clip_slider(runner.names),
             "step": slider(w.IntSlider, "step", "The word whose tokens are outlined.", **steps),
-            "unit": w.ToggleButtons(
-                options=list(UNITS),
-                description="a click hides",
-                tooltips=list(UNITS.values()),
-                style={"button_width": "65px", "description_width": "110px"},
-            ),
+            "unit": buttons("a click hides", UNITS, "65px"),
             "head": chooser("hidden from", "One attention head, or all.", heads),
             "from_layer": slider(w.IntSlider, "from_layer L", where, min=0, max=depth - 1),
             "frame": slider(w.IntSlider, "frame", keys, min=0, max=frames - 1),
@@ -72,11 +67,11 @@ class BlockExplorer(Panel):
         self.block = block_of(here, self.hidden, from_layer, None if head == ALL else int(head))
         self.base, self.run = self._run(clip, self.block)
         about = "Hide what the sliders frame and token choose, or show it again"
-        buttons = [
+        act = [
             _button("Hide or show it", "eye-slash", about, lambda: self.toggle(self.cursor())),
             _button("Undo", "reply", "Take back the last change of what is hidden", self.undo),
         ]
-        super().__init__("Block and decode again", controls, [list(controls)], {"clip": buttons})
+        super().__init__("Block and decode again", controls, [list(controls)], {"clip": act})
 
     def cursor(self) -> int:
         """Return the token that the sliders choose."""

@@ -59,6 +59,20 @@ def chooser(description: str, tooltip: str, options: Any, width: str = "300px") 
     return w.Dropdown(description=description, tooltip=about, options=options, layout=layout, style=style)
 
 
+def buttons(description: str, options: dict[Any, str], width: str) -> w.ToggleButtons:
+    """Return one button for each choice, beside their label. options: {choice, or (label, choice): tooltip};
+    width: of a button."""
+    style = {"button_width": width, "description_width": "110px"}
+    layout = w.Layout(width="max-content", display="flex", flex_flow="row nowrap")  # the label beside them
+    return w.ToggleButtons(
+        options=list(options),
+        description=description,
+        tooltips=list(options.values()),
+        style=style,
+        layout=layout,
+    )
+
+
 def start_at(controls: dict[str, Any], **values: Any) -> None:
     """Set controls to a constructor's arguments of their names. Raises ValueError for what a control does not
     allow: it would quietly show something else."""

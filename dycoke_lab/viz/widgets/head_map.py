@@ -11,7 +11,7 @@ from dycoke_lab.viz.clip_runs import ClipRun, ClipRunner
 from dycoke_lab.viz.frames import head_view
 from dycoke_lab.viz.frames.head_view import aim_map
 from dycoke_lab.viz.frames.page import Hit
-from dycoke_lab.viz.widgets.controls import clip_slider, slider, start_at
+from dycoke_lab.viz.widgets.controls import buttons, clip_slider, slider, start_at
 from dycoke_lab.viz.widgets.panel import Panel
 
 
@@ -42,11 +42,13 @@ class HeadMap(Panel):
         controls = {
             "clip": clip_slider(runner.names),
             "step": slider(w.IntSlider, "step", "Which word of the answer is being written.", **steps),
-            "mean": w.ToggleButtons(
-                options=[("this step", False), ("mean of steps", True)],
-                description="map of",
-                tooltips=["Aim at this step's word", "Mean of all words that name something"],
-                style={"button_width": "110px", "description_width": "110px"},
+            "mean": buttons(
+                "map of",
+                {
+                    ("this step", False): "Aim at this step's word",
+                    ("mean of steps", True): "Mean of all words that name something",
+                },
+                "110px",
             ),
             "layer": slider(w.IntSlider, "layer", about, min=0, max=depth - 1),
             "head": slider(w.IntSlider, "head", about, min=0, max=heads - 1),

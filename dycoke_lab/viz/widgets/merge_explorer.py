@@ -17,7 +17,7 @@ from dycoke_lab.methods.temporal_merging import Merged
 from dycoke_lab.viz.clip_runs import ClipRun, ClipRunner, equivalent_ratio, equivalent_threshold
 from dycoke_lab.viz.frames import merge_view
 from dycoke_lab.viz.plots import WRONG
-from dycoke_lab.viz.widgets.controls import call, clip_slider, merge_slider, neat, slider, start_at
+from dycoke_lab.viz.widgets.controls import buttons, call, clip_slider, merge_slider, neat, slider, start_at
 from dycoke_lab.viz.widgets.panel import Panel
 from dycoke_lab.viz.widgets.price import measured, price_text
 
@@ -57,11 +57,10 @@ class MergeExplorer(Panel):
             "merge_ratio": merge_slider(step=0.01),
             "threshold": slider(w.SelectionSlider, "or: threshold", alike, options=THRESHOLDS),
             "window": slider(w.IntSlider, "window, frames", windows, min=2, max=8),
-            "combine": w.ToggleButtons(
-                options=["drop", "average"],
-                description="merged away",
-                tooltips=["Dropped, as in the paper", "Averaged into the token they repeat"],
-                style={"button_width": "90px", "description_width": "110px"},
+            "combine": buttons(
+                "merged away",
+                {"drop": "Dropped, as in the paper", "average": "Averaged into the token they repeat"},
+                "90px",
             ),
         }
         start_at(controls, clip=clip, frame=frame, window=window, combine=combine, merge_ratio=merge_ratio)

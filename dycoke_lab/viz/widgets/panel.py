@@ -61,8 +61,10 @@ class Panel(w.VBox):
         keep = w.Button(description="Save this view", icon="save", tooltip=about)
         keep.on_click(lambda _: self.save())
         self.saved = w.HTML()  # where a view was saved; a status would soon be overwritten
-        foot = w.HBox([reset, keep, self.setting, self.status, self.saved], layout=flow)
-        heading = w.HTML(f"<b style='font-size:1.2em'>{html.escape(title)}</b>{PAGE_SIDE}")
+        self.setting.layout.flex = "1 1 40em"  # the codes fill what the buttons leave of the row
+        foot = w.HBox([reset, keep, self.setting, self.saved], layout=flow)
+        name = w.HTML(f"<b style='font-size:1.2em'>{html.escape(title)}</b>{PAGE_SIDE}")
+        heading = w.HBox([name, self.status], layout=w.Layout(justify_content="space-between"))
         self.click = w.Text(layout=w.Layout(display="none"))  # the page writes into it where was clicked
         self.click.add_class(CLICK)
         self.click.observe(lambda change: self._click(change["new"]), "value")

@@ -172,15 +172,16 @@ BUILD: dict[str, Callable[[Shape], Any]] = {LLAVA: _onevision, QWEN_VL: _qwen}
 
 
 def build_model(
-    name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0, vision: bool = False
-) -> Any:
+    name: str, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0, vision: bool = False,
+    layers: int | None = None,
+) -> Any:  # fmt: skip
     """Return a model of this shape in evaluation mode, its random weights made on the device where they are
     to stay.
 
     The decoder has its published shape and a small vision tower that is not to be measured; with `vision`, it
-    is the other way round, with a decoder of one layer.
+    is the other way round, with a decoder of one layer. layers: of the decoder; None: as published.
     """
-    shape = SHAPES[name]
+    shape = replace(SHAPES[name], layers=layers or SHAPES[name].layers)
     small = replace(TINY, patches=shape.tower.patches)  # the number of a frame's tokens follows from it
     shape = replace(shape, layers=1, mlp=64, vocab=64) if vision else replace(shape, tower=small)
     kind, config = BUILD[shape.family](shape)

@@ -7,7 +7,15 @@ import sys
 import warnings
 
 from dycoke_lab.cli.bench import add_bench
-from dycoke_lab.cli.evidence import add_diagnoses, add_grid, add_matrix, add_specimen, add_study, summarise
+from dycoke_lab.cli.evidence import (
+    add_costs,
+    add_diagnoses,
+    add_grid,
+    add_matrix,
+    add_specimen,
+    add_study,
+    summarise,
+)
 from dycoke_lab.cli.options import one_line
 from dycoke_lab.cli.videos import add_diagnose, add_fidelity, add_run
 
@@ -28,6 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     add_grid(commands, "sweep", 128, "ratios and similarity thresholds on one specimen")
     add_diagnoses(commands)
     add_matrix(commands)
+    add_costs(commands)
     summary = commands.add_parser("summary", help="tables and figure of the committed evidence")
     summary.set_defaults(do=summarise)
     add_specimen(commands)

@@ -85,6 +85,30 @@ def _matrix(options: argparse.Namespace) -> None:
     print(f"{rows['line'].nunique()} lines x {options.videos} videos in {out}")
 
 
+def add_costs(commands: Any) -> None:
+    costs = commands.add_parser("costs", help="what each method of the matrix costs, at the shape of a 0.5B")
+    add(costs, "frames", 16, "of the prompt", type=at_least(4))
+    add(
+        costs,
+        "rounds",
+        3,
+        "in each of which every method runs once; 0: only its parameters are solved",
+        type=at_least(0),
+    )
+    add(costs, "threads", None, THREADS, type=at_least(1))
+    add(costs, "out", None, "folder (default: matrix-costs in the results)", type=Path)
+    costs.set_defaults(do=_costs, saved="Finished runs are saved; the same command continues.")
+
+
+def _costs(options: argparse.Namespace) -> None:
+    from dycoke_lab.evaluation.matrix_costs import lines_at, run_costs
+    from dycoke_lab.results import RESULTS
+
+    out = options.out or RESULTS / "matrix-costs"
+    run_costs(out, lines_at(0.25), options.frames, options.rounds)
+    print(f"{options.rounds} rounds of every method in {out}")
+
+
 def add_diagnoses(commands: Any) -> None:
     about = "diagnose validation videos of one specimen"
     diagnoses = commands.add_parser("validate", help=about)

@@ -48,22 +48,14 @@ class Decoded:
     frames: Tensor
 
 
-class Batch:
-    """Prompts of one length, read once for each merger, and decoded under several compressions."""
+class Prompts:
+    """Prompts of one length, read once for each merger, and decoded under several compressions. inputs: what
+    the model is given. per_frame: how many tokens a frame has."""
 
-    def __init__(self, model: Any, task: Task) -> None:
-        self.model, self.task = model, task
-        ids = task.ids
-        self.inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **task.inputs}
-        self.full = SharedPrefill(model, self.inputs)
+    def __init__(self, model: Any, inputs: dict[str, Any], per_frame: int) -> None:
+        self.model, self.inputs, self.per_frame = model, inputs, per_frame
+        self.full = SharedPrefill(model, inputs)
         self._merged: tuple[Any, SharedPrefill] | None = None
-
-    @cached_property
-    def trace(self) -> Any:
-        """The attention of the full cache's answer."""
-        with capture_attention(self.model) as trace:
-            answer_task(self.model, self.task)
-        return trace
 
     @torch.inference_mode()
     def decode(self, compression: Compression, steps: int) -> Decoded:
@@ -99,14 +91,29 @@ class Batch:
         entered = torch.stack([generation.columns_at(n).retained for n in range(layers)]).float()
         selector = compression.selector
         stays = selector is not None and not selector.evicts
-        per = self.task.specimen.world.tokens
         return Decoded(
             torch.stack(written, 1),
             attended.mean((1, 2)),
             (entered if stays else attended).mean((1, 2)),
             entered.mean((1, 2)),
-            attended[-1].unflatten(1, (-1, per)).sum(2),
+            attended[-1].unflatten(1, (-1, self.per_frame)).sum(2),
         )
+
+
+class Batch(Prompts):
+    """The prompts of a task."""
+
+    def __init__(self, model: Any, task: Task) -> None:
+        inputs = {"input_ids": task.ids, "attention_mask": torch.ones_like(task.ids), **task.inputs}
+        super().__init__(model, inputs, task.specimen.world.tokens)
+        self.task = task
+
+    @cached_property
+    def trace(self) -> Any:
+        """The attention of the full cache's answer."""
+        with capture_attention(self.model) as trace:
+            answer_task(self.model, self.task)
+        return trace
 
 
 def _attended(generation: Any, layer: int) -> Tensor:
@@ -120,24 +127,28 @@ def _attended(generation: Any, layer: int) -> Tensor:
 
 
 class Solver:
-    """Finds the fields of a line's methods for one specimen, on validation videos."""
+    """Finds the fields of a line's methods on some prompts."""
 
-    def __init__(self, model: Any, specimen: str, from_layer: int) -> None:
-        self.model, self.from_layer = model, from_layer
-        scenes = specimen_named(specimen).world.scenes
-        tasks = [make_task("describe", SOLVED_ON, n, specimen=specimen, split="validation") for n in scenes]
-        self.batches = [Batch(model, task) for task in tasks]
+    def __init__(self, prompts: Sequence[Prompts], from_layer: int) -> None:
+        self.prompts, self.from_layer = prompts, from_layer
         self.known: dict[Part, Any] = {}
 
     def survivors(self, compression: Compression) -> float:
         """Return the share of visual tokens that the layers from L on attend to, mean over videos."""
-        return mean(float(b.decode(compression, 2).read[self.from_layer :].mean()) for b in self.batches)
+        return mean(float(p.decode(compression, 2).read[self.from_layer :].mean()) for p in self.prompts)
 
     def fields(self, part: Part) -> dict[str, Any]:
         if part not in self.known:
             self.known[part] = solve(part, self.from_layer, self.survivors)
         found: dict[str, Any] = self.known[part]
         return found
+
+
+def validation(model: Any, specimen: str) -> list[Batch]:
+    """Return validation videos of each number of scenes, on which a specimen's knobs are solved."""
+    scenes = specimen_named(specimen).world.scenes
+    tasks = [make_task("describe", SOLVED_ON, n, specimen=specimen, split="validation") for n in scenes]
+    return [Batch(model, task) for task in tasks]
 
 
 def run_matrix(
@@ -168,7 +179,7 @@ def _solve_missing(
     store: RowStore, progress: bool,
 ) -> None:  # fmt: skip
     missing = [line for line in lines if line.key not in solved]
-    solver = Solver(model, specimen, from_layer) if missing else None
+    solver = Solver(validation(model, specimen), from_layer) if missing else None
     for line in tqdm(missing, desc="knobs", disable=not progress):
         assert solver is not None
         solved[line.key] = [solver.fields(part) for part in line.parts]

@@ -13,7 +13,7 @@ from helpers.tiny_specimens import tiny
 from dycoke_lab.evaluation import matrix_runs
 from dycoke_lab.evaluation.grids import answer_task, ended
 from dycoke_lab.evaluation.matrix import FULL, SHARES, Line, Part, ablations, made, plan, plan_at, solve
-from dycoke_lab.evaluation.matrix_runs import Batch, Solver, read_matrix, run_matrix
+from dycoke_lab.evaluation.matrix_runs import Batch, Solver, read_matrix, run_matrix, validation
 from dycoke_lab.evaluation.matrix_tables import against, by_position, summary, unchanged
 from dycoke_lab.methods import METHODS, TTM, Compression, Dynamic, FastV, LastQuery, Merger
 from dycoke_lab.specimen.tasks import make_task
@@ -129,7 +129,7 @@ def test_an_ablation_changes_one_choice(small, tmp_path, monkeypatch):
 
 
 def test_a_merger_is_solved_on_validation_videos(small):
-    solver = Solver(small["constructed"], "constructed", 2)
+    solver = Solver(validation(small["constructed"], "constructed"), 2)
     for share in (0.5, 0.4):
         fields = solver.fields(Part("ttm", share))
         assert abs(solver.survivors(Compression.of(TTM(**fields))) - share) < 0.03  # a token of 16, thrice

@@ -1,0 +1,168 @@
+"""What a line of the matrix costs at a published shape: time, keys and values, arithmetic. All lines read the
+same prompt and write the same tokens, round by round, in an order drawn for each round."""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers.cache_utils import DynamicCache
+
+from dycoke_lab.bench.model_shapes import BEFORE, ENDING, QUESTION, SHAPES, TEXT, VIDEO, build_model
+from dycoke_lab.evaluation.matrix import FULL, OTHERWISE, TOGETHER, Line, Part, made, plan_at
+from dycoke_lab.evaluation.matrix_runs import Prompts, Solver
+from dycoke_lab.methods import METHODS, Compression, Merger
+from dycoke_lab.models import decoder_of
+from dycoke_lab.results.rows import RowStore
+from dycoke_lab.runtime.compat import CACHE
+from dycoke_lab.runtime.compressed_cache import cache_bytes, write_in_place
+from dycoke_lab.runtime.session import Session
+from dycoke_lab.runtime.shared_prefill import positions_of
+
+SHAPE, FROM_LAYER = "llava-ov-0.5b", 3  # the paper's L
+STEPS, UNTIMED = 10, 2  # the first steps make room in the cache
+OWN = ("before", "before_layer", "observe", "after")  # where a session does what a compression asks for
+
+
+def lines_at(share: float) -> list[Line]:
+    """Return the lines that are measured: each method alone with its defaults, and DyCoke's two stages."""
+    varied = [Part(name, share, fields) for name, fields in OTHERWISE.items()]
+    return [
+        line for line in plan_at(share)
+        if line.parts[0] not in varied and line.parts[0].method != "hindsight"
+        and (line.group != TOGETHER or line.parts[0].method == "ttm")
+    ]  # fmt: skip
+
+
+def prompt(name: str, model: Any, frames: int, seed: int = 0) -> dict[str, Any]:
+    """Return one prompt: random frames that are alike, through the model's small tower, and a question."""
+    shape, drawn = SHAPES[name], torch.Generator().manual_seed(seed)
+    size = (3, 14 * shape.tower.patches, 14 * shape.tower.patches)
+    scene = torch.randn(1, 1, *size, generator=drawn)
+    pixels = scene + 0.5 * torch.randn(1, frames, *size, generator=drawn)
+    visual = frames * shape.grid[0] * shape.grid[1] + ENDING[shape.family]
+    text = torch.randint(TEXT, shape.vocab, (1, BEFORE + QUESTION), generator=drawn)
+    ids = torch.cat([text[:, :BEFORE], torch.full((1, visual), VIDEO), text[:, BEFORE:]], 1)
+    return {
+        "input_ids": ids, "attention_mask": torch.ones_like(ids),
+        "pixel_values_videos": pixels.to(model.dtype),
+    }  # fmt: skip
+
+
+def run_costs(
+    out: Path, lines: Sequence[Line], frames: int = 16, rounds: int = 3, name: str = SHAPE,
+    progress: bool = True,
+) -> None:  # fmt: skip
+    """Solve what the folder `out` lacks, and measure the rounds that it lacks; a row each."""
+    with RowStore(
+        out, shape=name, frames=frames, from_layer=FROM_LAYER, threads=torch.get_num_threads()
+    ) as store:
+        rows = store.rows()
+        known = {row["line"]: row["fields"] for row in rows if "fields" in row}
+        done = {(row["line"], row["round"]) for row in rows if "round" in row}
+        missing = [line for line in (FULL, *lines) if line.key not in known]
+        turns = [(n, line) for n in range(rounds) for line in _drawn((FULL, *lines), n)]
+        turns = [(n, line) for n, line in turns if (line.key, n) not in done]
+        if not missing and not turns:
+            return
+        store.begin(lines=len(lines) + 1, rounds=rounds)
+        model = build_model(name)
+        inputs = prompt(name, model, frames)
+        if missing:
+            _solve(name, model, inputs, missing, known, store, progress)
+        for number, line in tqdm(turns, desc="rounds", disable=not progress):
+            found = timed(model, inputs, compression(line, known[line.key]))
+            store.append([{"line": line.key, "round": number, **found}])
+
+
+def compression(line: Line, fields: Sequence[dict[str, Any]]) -> Compression:
+    """Return what a line applies, its knobs solved."""
+    found = Compression()
+    for part, values in zip(line.parts, fields, strict=True):
+        found = found + made(Part(part.method, None, tuple(values.items())), FROM_LAYER)
+    return found
+
+
+def _drawn(lines: Sequence[Line], seed: int) -> list[Line]:
+    return random.Random(seed).sample(lines, len(lines))
+
+
+def _solve(
+    name: str, model: Any, inputs: dict[str, Any], lines: Sequence[Line], known: dict[str, Any],
+    store: RowStore, progress: bool,
+) -> None:  # fmt: skip
+    """Solve each line's knobs, and note what its layers are given, hold and read."""
+    per_frame = SHAPES[name].grid[0] * SHAPES[name].grid[1]
+    shallow = build_model(name, layers=1)  # what a merger leaves is known before the decoder's first layer
+    shallow.load_state_dict(model.state_dict(), strict=False)
+    whole = Prompts(model, inputs, per_frame)
+    solvers = Solver([whole], FROM_LAYER), Solver([Prompts(shallow, inputs, per_frame)], 0)
+    for line in tqdm(lines, desc="knobs", disable=not progress):
+        fields = [solvers[issubclass(METHODS[p.method], Merger)].fields(p) for p in line.parts]
+        known[line.key] = fields
+        found = whole.decode(compression(line, fields), 2)
+        shares = {
+            stage: [round(x, 5) for x in getattr(found, stage).tolist()]
+            for stage in ("prefill", "held", "read")
+        }
+        store.append([{"line": line.key, "fields": fields, **shares}])
+
+
+@contextmanager
+def own_time() -> Iterator[list[float]]:
+    """Yield a list of one number: the seconds that sessions have spent on their compression."""
+    spent = [0.0]
+
+    def timing(do: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return do(*args, **kwargs)
+            finally:
+                spent[0] += time.perf_counter() - began
+
+        return call
+
+    real = {name: getattr(Session, name) for name in OWN}
+    try:
+        for name, do in real.items():
+            setattr(Session, name, timing(do))
+        yield spent
+    finally:
+        for name, do in real.items():
+            setattr(Session, name, do)
+
+
+@torch.inference_mode()
+def timed(model: Any, inputs: dict[str, Any], applied: Compression) -> dict[str, Any]:
+    """Return the seconds of the prefill and of each step, the part that the compression takes, and the bytes
+    of keys and values at the end. The full cache is written in place, too."""
+    cache = DynamicCache(config=decoder_of(model).config)
+    positions = positions_of(model, inputs)
+    tokens = torch.randint(TEXT, 60, (STEPS, 1, 1), generator=torch.Generator().manual_seed(1))
+    steps, own_steps = [], []
+    gc.collect()
+    with own_time() as spent, applied(model):
+        began = time.perf_counter()
+        model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1, **{CACHE: cache})
+        if applied.off:
+            write_in_place(cache)
+        prefill, own_prefill = time.perf_counter() - began, spent[0]
+        for number in range(STEPS):
+            began, before = time.perf_counter(), spent[0]
+            at = positions[..., -1:] + 1 + number
+            model(input_ids=tokens[number], position_ids=at, use_cache=True, **{CACHE: cache})
+            steps.append(time.perf_counter() - began)
+            own_steps.append(spent[0] - before)
+        held, read = cache_bytes(cache)
+    return {
+        "prefill": prefill, "own prefill": own_prefill, "steps": steps[UNTIMED:],
+        "own steps": own_steps[UNTIMED:], "held": held, "read": read,
+    }  # fmt: skip

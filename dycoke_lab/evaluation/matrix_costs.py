@@ -4,29 +4,45 @@ same prompt and write the same tokens, round by round, in an order drawn for eac
 from __future__ import annotations
 
 import gc
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 from transformers.cache_utils import DynamicCache
 
-from dycoke_lab.bench.model_shapes import BEFORE, ENDING, QUESTION, SHAPES, TEXT, VIDEO, build_model
+from dycoke_lab.bench import flops
+from dycoke_lab.bench.model_shapes import (
+    BEFORE,
+    ENDING,
+    QUESTION,
+    SHAPES,
+    TEXT,
+    VIDEO,
+    Shape,
+    build_model,
+)
+from dycoke_lab.bench.roofline import H100
 from dycoke_lab.evaluation.matrix import FULL, OTHERWISE, TOGETHER, Line, Part, made, plan_at
 from dycoke_lab.evaluation.matrix_runs import Prompts, Solver
 from dycoke_lab.methods import METHODS, Compression, Merger
 from dycoke_lab.models import decoder_of
-from dycoke_lab.results.rows import RowStore
+from dycoke_lab.results.files import read_json
+from dycoke_lab.results.rows import ABOUT, RowStore, read_rows
 from dycoke_lab.runtime.compat import CACHE
 from dycoke_lab.runtime.compressed_cache import cache_bytes, write_in_place
 from dycoke_lab.runtime.session import Session
 from dycoke_lab.runtime.shared_prefill import positions_of
 
 SHAPE, FROM_LAYER = "llava-ov-0.5b", 3  # the paper's L
+H100_BATCH = 8
 STEPS, UNTIMED = 10, 2  # the first steps make room in the cache
 OWN = ("before", "before_layer", "observe", "after")  # where a session does what a compression asks for
 
@@ -166,3 +182,54 @@ def timed(model: Any, inputs: dict[str, Any], applied: Compression) -> dict[str,
         "prefill": prefill, "own prefill": own_prefill, "steps": steps[UNTIMED:],
         "own steps": own_steps[UNTIMED:], "held": held, "read": read,
     }  # fmt: skip
+
+
+def cost_table(folder: Path) -> pd.DataFrame:
+    """Return a row for each line that a folder of costs holds, the full cache (written in place) first.
+
+    prefill, step: seconds, in % of the full cache's in the same round, median over rounds. own prefill, own
+    step: milliseconds that the compression takes of them, median. held, read: bytes of keys and values of the
+    whole prompt, at the last step, in %. prefill FLOPs, step FLOPs: of the model, counted, in %. H100
+    prefill, H100 step: the least time of a batch of 8 on an H100 by the roofline, bfloat16, in %. What the
+    compression itself computes and moves is in its time, not in these. survive: visual tokens that the layers
+    from L on read, in %.
+    """
+    rows = read_rows(folder)
+    about = read_json(folder / ABOUT)
+    shape = SHAPES[about["shape"]]
+    visual = about["frames"] * shape.grid[0] * shape.grid[1]
+    shares = {row["line"]: row for row in rows if "fields" in row}
+    timed_rows = pd.DataFrame([row for row in rows if "round" in row])
+    timed_rows["step"] = timed_rows["steps"].map(median)
+    timed_rows["own step"] = 1000 * timed_rows["own steps"].map(fmean)
+    timed_rows["own prefill"] *= 1000
+    full = timed_rows[timed_rows["line"] == FULL.key].set_index("round")
+    for name in ("prefill", "step", "held", "read"):
+        timed_rows[name] *= 100 / full[name].reindex(timed_rows["round"]).to_numpy()
+    columns = ["prefill", "own prefill", "step", "own step", "held", "read"]
+    table = timed_rows.groupby("line")[columns].median()
+    whole, found = _least(shape, visual, shares[FULL.key]), []
+    for key, times in table.iterrows():
+        group, _, methods = json.loads(str(key))
+        least = _least(shape, visual, shares[key])
+        found.append({
+            "line": key, "group": group, "method": " + ".join(m[0] for m in methods) or "full",
+            "survive": 100 * fmean(shares[key]["read"][about["from_layer"] :]), **times,
+            **{name: 100 * value / whole[name] for name, value in least.items()},
+        })  # fmt: skip
+    order = [FULL.key, *(line.key for line in lines_at(0.25))]
+    table = pd.DataFrame(found)
+    return table.sort_values("line", key=lambda keys: keys.map(order.index)).reset_index(drop=True)
+
+
+def _least(shape: Shape, visual: int, shares: dict[str, Any]) -> dict[str, float]:
+    """Return FLOPs of a prompt of so many visual tokens, and the least seconds of a batch on an H100."""
+    other, two = BEFORE + QUESTION + ENDING[shape.family], 2  # bytes of a bfloat16
+    early = [round(other + share * visual) for share in shares["prefill"]]
+    late = [round(other + share * visual) for share in shares["read"]]
+    weights, kv = two * shape.weights, H100_BATCH * shape.kv_bytes(two) * sum(late)
+    arithmetic = {"prefill FLOPs": flops.prefill(shape, early), "step FLOPs": flops.step(shape, late)}
+    return arithmetic | {
+        "H100 prefill": max(H100_BATCH * arithmetic["prefill FLOPs"] / H100.flops, weights / H100.bandwidth),
+        "H100 step": max(H100_BATCH * arithmetic["step FLOPs"] / H100.flops, (weights + kv) / H100.bandwidth),
+    }

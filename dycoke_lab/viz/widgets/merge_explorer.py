@@ -125,7 +125,9 @@ class MergeExplorer(Panel):
         of = "K" if self.leads == "merge_ratio" else "threshold"
         text = price_text(found, self[self.leads])
         self.price.value = (
-            f'<span class="dycoke-price" style="margin-right:1em">{of} {text} (constructed videos)</span>' if text else ""
+            f'<span class="dycoke-price" style="margin-right:1em">{of} {text} (constructed videos)</span>'
+            if text
+            else ""
         )
         return self._picture(self.leads, self[self.leads], self["frame"])
 

@@ -101,10 +101,9 @@ def add_costs(commands: Any) -> None:
 
 
 def _costs(options: argparse.Namespace) -> None:
-    from dycoke_lab.evaluation.matrix_costs import lines_at, run_costs
-    from dycoke_lab.results import RESULTS
+    from dycoke_lab.evaluation.matrix_costs import COSTS, lines_at, run_costs
 
-    out = options.out or RESULTS / "matrix-costs"
+    out = options.out or COSTS
     run_costs(out, lines_at(0.25), options.frames, options.rounds)
     print(f"{options.rounds} rounds of every method in {out}")
 

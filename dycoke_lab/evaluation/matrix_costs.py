@@ -35,14 +35,17 @@ from dycoke_lab.evaluation.matrix_runs import Prompts, Solver
 from dycoke_lab.methods import METHODS, Compression, Merger
 from dycoke_lab.models import decoder_of
 from dycoke_lab.results.files import read_json
+from dycoke_lab.results.folders import RESULTS
 from dycoke_lab.results.rows import ABOUT, RowStore, read_rows
 from dycoke_lab.runtime.compat import CACHE
 from dycoke_lab.runtime.compressed_cache import cache_bytes, write_in_place
 from dycoke_lab.runtime.session import Session
 from dycoke_lab.runtime.shared_prefill import positions_of
 
+COSTS = RESULTS / "matrix-costs"
 SHAPE, FROM_LAYER = "llava-ov-0.5b", 3  # the paper's L
 H100_BATCH = 8
+NEAR = 0.01  # of the share of survivors
 STEPS, UNTIMED = 10, 2  # the first steps make room in the cache
 OWN = ("before", "before_layer", "observe", "after")  # where a session does what a compression asks for
 
@@ -121,7 +124,7 @@ def _solve(
     whole = Prompts(model, inputs, per_frame)
     solvers = Solver([whole], FROM_LAYER), Solver([Prompts(shallow, inputs, per_frame)], 0)
     for line in tqdm(lines, desc="knobs", disable=not progress):
-        fields = [solvers[issubclass(METHODS[p.method], Merger)].fields(p) for p in line.parts]
+        fields = [_fields(solvers[issubclass(METHODS[part.method], Merger)], part) for part in line.parts]
         known[line.key] = fields
         found = whole.decode(compression(line, fields), 2)
         shares = {
@@ -129,6 +132,18 @@ def _solve(
             for stage in ("prefill", "held", "read")
         }
         store.append([{"line": line.key, "fields": fields, **shares}])
+
+
+def _fields(solver: Solver, part: Part) -> dict[str, Any]:
+    """Return a part's fields: many knobs are the share itself, or what is left of 1."""
+    assert part.share is not None
+    name, low, high = part.knob
+    for guess in (part.share, 1 - part.share):
+        if low <= guess <= high:
+            found = solver.survivors(Compression.of(made(part, FROM_LAYER, guess)))
+            if abs(found - part.share) <= NEAR:
+                return dict(part.fields) | {name: guess}
+    return solver.fields(part)
 
 
 @contextmanager

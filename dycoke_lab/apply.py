@@ -163,7 +163,7 @@ def _reduced(compression: Compression, model: Any, depth: int, whole: list[int])
         why = f"the first {fed} layers get visual tokens of their own" if layers[0] < fed else why
         raise ValueError(
             f"{reducer!r} drops tokens inside the prefill, which this model cannot do at "
-            f"from_layer={layers[0]}: {why}. LastQuery makes the same choice as FastV after the prefill"
+            f"from_layer={layers[0]}: {why}. LastQuery chooses as FastV does, after the prefill"
         )
     if layers[0] and layers[0] - 1 not in whole:
         raise ValueError(

@@ -22,11 +22,18 @@ def chosen(selector: Selector, trace: Trace) -> Bool[Tensor, "steps batch visual
     """Return what a selector would keep at each decoding step (step 0, the prompt's last token, is left out).
 
     It is given the scores of the full cache's run, of the layers that score for it. Raises
-    ValueError for a selector that chooses for each layer or head.
+    ValueError for a selector that chooses for each layer or head, and for one that needs what a trace does
+    not have: keys, queries, or the attention of more than the last query.
     """
+
+    def unknown() -> Tensor:
+        raise ValueError(
+            f"{selector!r} needs keys and queries, or a window of them: a trace has attention only"
+        )
+
     if selector.scope != "shared":
         raise ValueError(f"{selector!r} chooses for each {selector.scope}: only a shared choice is simulated")
-    layer = selector.from_layer - 1
+    layer, one_query = selector.from_layer - 1, selector.window == 1
     candidates, place = trace.attended[0][layer], place_of(trace)
     whole = [n for n, there in enumerate(trace.attended[0]) if torch.equal(there, candidates)]  # not windowed
     scoring = [n for n in selector.scoring if n in whole]
@@ -44,6 +51,8 @@ def chosen(selector: Selector, trace: Trace) -> Bool[Tensor, "steps batch visual
         step = Step(
             number, layer, scores, previous, candidates, budget, selected, place, memory,
             above if number else None, by_layer,
+            (lambda heads=attention[layer]: heads.transpose(0, 1)[:, :, None]) if one_query else unknown,
+            unknown, unknown,
         )  # fmt: skip
         if selected is None or selector.every_step:
             choice = selector.select(step)

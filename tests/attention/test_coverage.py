@@ -18,6 +18,8 @@ from dycoke_lab.attention import coverage as module
 from dycoke_lab.attention.coverage import aimed, chosen, coverage, looked
 from dycoke_lab.attention.trace import Trace
 from dycoke_lab.methods import METHODS, PUBLISHED, TTM, Compression, Dynamic, Random, Selector
+from dycoke_lab.methods.ablations import DynamicAblation
+from dycoke_lab.methods.quest import Quest
 from dycoke_lab.models.token_layout import TokenGrid
 
 SHARED = [
@@ -105,6 +107,17 @@ def test_only_a_shared_choice_is_simulated(trace):
     for selector, scope in ((HeavyHitters(0.5, 1), "layer"), (WindowOfQueries(0.5, 1), "head")):
         with pytest.raises(ValueError, match=f"chooses for each {scope}: only a shared choice"):
             chosen(selector, trace)
+
+
+def test_heads_are_there_and_keys_are_not(trace):
+    kept = chosen(DynamicAblation(0.7, from_layer=2, heads="max", reselect_every=1), trace)
+    for step, attention in zip(kept, trace.attention[1:], strict=True):
+        best = attention[1].amax(0)
+        for sample in range(2):
+            there = step[sample]
+            assert best[sample][there].min() >= best[sample][~there & (best[sample] > 0)].max()
+    with pytest.raises(ValueError, match=r"Quest\(.*needs keys and queries"):
+        chosen(Quest(0.7, from_layer=2), trace)
 
 
 @pytest.mark.parametrize("by_head", [True, False])

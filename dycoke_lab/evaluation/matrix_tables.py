@@ -64,8 +64,9 @@ def name_of(method: str) -> str:
 
 
 def means(rows: pd.DataFrame, question: str = "describe") -> pd.DataFrame:
-    """Return for each kind of specimen and line the mean over seeds of words right, whole answers right and
-    answers changed, in %, and of what is read, held and given to the prefill, in % of the visual tokens."""
+    """Return for each kind of specimen and line the mean over seeds of words right, whole answers right,
+    answers changed, and tokens that agree with the full cache's answer, in %, and of what is read, held and
+    given to the prefill, in % of the visual tokens."""
     tables = []
     for specimen, group in rows[rows["question"] == question].groupby("specimen"):
         found = summary(group).drop(columns=["question", "seed"]).groupby(LINE, sort=False).mean()
@@ -145,26 +146,29 @@ def ablation_name(method: str) -> str:
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return for each line, question and seed: words and whole answers that are right, and answers that
-    differ from the full cache's (changed), in %; and the share of visual tokens that a step reads, that the
-    cache holds, and that the prefill gives to its layers, their mean, and tokens of a frame."""
+    """Return for each line, question and seed: words and whole answers that are right, answers that differ
+    from the full cache's (changed), and tokens of them that are the same (agree), in %; and the share of
+    visual tokens that a step reads, that the cache holds, and that the prefill gives to its layers, their
+    mean, and tokens of a frame."""
     rows = rows.assign(count=rows["right"].map(lambda digits: sum(map(int, digits))))
     groups = rows.groupby([*LINE, "question", "seed"], sort=False)
     sums = groups[["count", "words"]].sum()
     found = 100 * groups[["exact", "changed"]].mean()
     found.insert(0, "words", 100 * sums["count"] / sums["words"])
+    found["agree"] = 100 * groups["agree"].mean()
     return pd.concat([found, groups[KEPT].mean()], axis=1).reset_index()
 
 
-def unchanged(rows: pd.DataFrame) -> list[str]:
-    """Return the methods, and at what share, that change no answer at all of a specimen though tokens are
-    gone: most often a method that is not at work."""
-    found = summary(rows[rows["question"] == "describe"])
-    inert = found[(found["changed"] == 0) & (found["share"] < 1)]
-    return [
-        f"{m} at {s:.0%}, seed {n}"
-        for m, s, n in zip(inert["method"], inert["share"], inert["seed"], strict=True)
-    ]
+def unchanged(rows: pd.DataFrame, below: float = 0.5) -> list[str]:
+    """Return the methods, at which share below this one, that change no answer at all of a specimen though
+    tokens are gone: most often a method that is not at work."""
+    rows = rows[(rows["question"] == "describe") & (rows["share"] < below)]
+    keys = [key for key in ("specimen", "method", "share", "seed") if key in rows]
+    changed = rows.groupby([*keys, "line"], sort=False)["changed"].sum().droplevel("line")
+    inert = changed[changed == 0].index.to_frame(index=False)
+    names = inert["method"] + inert["share"].map(" at {:.0%}, ".format)
+    kinds = inert["specimen"] + " " if "specimen" in inert else ""
+    return [] if inert.empty else (names + kinds + "seed " + inert["seed"].astype(str)).tolist()
 
 
 def by_position(rows: pd.DataFrame, question: str = "describe") -> pd.DataFrame:

@@ -205,7 +205,8 @@ def test_differences_are_of_the_same_videos():
 
 
 def test_a_method_that_changes_nothing_is_named():
-    assert unchanged(rows_by_hand()) == ["inert at 50%, seed 0", "inert at 50%, seed 1"]
+    assert unchanged(rows_by_hand()) == []  # a half of the tokens may be enough
+    assert unchanged(rows_by_hand(), below=1.0) == ["inert at 50%, seed 0", "inert at 50%, seed 1"]
 
 
 def test_the_full_cache_is_a_line_of_its_own():

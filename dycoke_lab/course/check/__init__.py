@@ -5,3 +5,4 @@ from dycoke_lab.course.check.evidence_and_cost import *  # noqa: F403
 from dycoke_lab.course.check.heads_and_drift import *  # noqa: F403
 from dycoke_lab.course.check.merging_and_pruning import *  # noqa: F403
 from dycoke_lab.course.check.tokens_and_attention import *  # noqa: F403
+from dycoke_lab.course.check.which_method import *  # noqa: F403

@@ -1,0 +1,79 @@
+"""What the matrix says of each method: where it is good, where not, and which plain control is as good."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from dycoke_lab.evaluation.matrix import CONTROLS, GROUPS, SHARES, TOGETHER
+from dycoke_lab.evaluation.matrix_report import NEVER, plain
+from dycoke_lab.evaluation.matrix_tables import DYCOKE, name_of
+from dycoke_lab.methods import METHODS, Merger
+
+GOOD = 2.0  # points of words lost, at most
+WHY = {
+    "ttm": "The first frame of a window stays whole: windows of 4 leave a quarter or more.",
+    "visionzip": "It numbers positions anew, and the models were not trained for that.",
+    "prumerge": "It numbers positions anew, and the models were not trained for that.",
+    "prunevid": "What stays alike is averaged whatever the knob says; tau = 1 averages nothing.",
+    "holitom": "What stays alike is averaged whatever the knob says; tau = 1 averages nothing.",
+    "sttm": "By its own thresholds much is alike whatever the knob says.",
+    "fastv": "Chosen once, by the prompt's last token.",
+    "last_query": "Chosen once, by the prompt's last token.",
+    "first_step": "Chosen once, by the answer's first step.",
+    "snapkv": "Chosen once, by the prompt's last tokens.",
+    "pyramidkv": "Chosen once, by the prompt's last tokens.",
+    "streamingllm": "It does not look: the first and the last tokens stay.",
+}  # why it loses, where that is known
+
+
+def good_and_bad(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each method of the matrix alone, and for DyCoke: where it acts; with how few tokens it
+    loses at most `GOOD` points of words ("good with"); the points it loses with 10 %; which control of its
+    place loses no more, at which share; and why it loses, where that is known. A text names each kind of
+    specimen. table: of descriptions, as `matrix_tables.means` has it."""
+    full = table[table["method"] == "full"].set_index("specimen")["words"]
+    table = table.assign(lost=table["specimen"].map(full) - table["words"])
+    table = table[table["share"].isin(SHARES)].drop_duplicates(["method", "specimen", "share"])
+    lost: Any = table.set_index(["method", "specimen", "share"])["lost"].to_dict()
+    kinds = list(full.index)
+    places = {name: GROUPS[name] for name in GROUPS if name != "control"} | {TOGETHER: (DYCOKE,)}
+    found = []
+    for group, names in places.items():
+        there = table[table["group"] == group]["method"].unique()
+        for method in [m for name in names for m in there if m == name or m.startswith(f"{name} (")]:
+            found.append({
+                "method": plain(name_of(method)), "acts": group,
+                "good with": "; ".join(f"{kind} {_fewest(lost, method, kind)}" for kind in kinds),
+                "loses with 10 %": "; ".join(f"{kind} {lost[method, kind, 0.1]:.1f}" for kind in kinds),
+                "as good": "; ".join(filter(None, (_as_good(lost, method, group, kind) for kind in kinds))),
+                "why it loses": WHY.get(method, ""),
+            })  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def _fewest(lost: Any, method: str, kind: str) -> str:
+    good = [share for share in SHARES if lost[method, kind, share] <= GOOD]
+    held = [share for n, share in enumerate(SHARES) if good[: n + 1] == list(SHARES[: n + 1])]
+    return f"{100 * held[-1]:.0f} %" if held else "none"
+
+
+def _as_good(lost: Any, method: str, group: str, kind: str) -> str:
+    """Return the controls that act where the method does and lose no more, and at which shares."""
+    before = group == "before the LLM"
+    beside = [name for name in CONTROLS if issubclass(METHODS[name], Merger) == before and name != NEVER]
+    said: dict[str, list[str]] = {}
+    for share in SHARES:
+        better = [name for name in beside if lost[name, kind, share] <= lost[method, kind, share]]
+        if better and lost[method, kind, share] > GOOD:
+            best = min(better, key=lambda name: lost[name, kind, share])
+            said.setdefault(name_of(best), []).append(f"{100 * share:.0f}")
+    parts = [f"{name} at {', '.join(shares)} %" for name, shares in said.items()]
+    return f"{kind} {', '.join(parts)}" if said else ""
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """Return a table of texts as Markdown."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.values.tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,65 @@
+"""The matrix's committed rows: a corner of them is run again, and what the page says of them is so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dycoke_lab.evaluation import matrix_tables as tables
+from dycoke_lab.evaluation.matrix import LAYERS, plan_at
+from dycoke_lab.evaluation.matrix_methods import as_markdown, good_and_bad
+from dycoke_lab.evaluation.matrix_runs import read_matrix, run_matrix
+from dycoke_lab.methods import METHODS, Merger
+from dycoke_lab.results.rows import read_rows
+
+pytestmark = pytest.mark.data
+PAGE = Path(__file__).parents[2] / "docs" / "which-method.md"
+CORNER = ("visionzip", "fastv", "tova")
+
+
+@pytest.fixture(scope="module")
+def matrix():
+    return tables.load_matrix()
+
+
+@pytest.mark.slow
+def test_a_corner_comes_out_as_it_is_committed(matrix, tmp_path):
+    """One merger, whose knob is solved again, one reducer and one selector at 25 %, on constructed seed 0."""
+    folder = tables.MATRIX / "constructed" / "seed-0"
+    lines = [line for line in plan_at(0.25) if [part.says[0] for part in line.parts] in [[n] for n in CORNER]]
+    lines = [line for line in lines if not line.parts[0].fields]
+    fields = {row["line"]: row["fields"] for row in read_rows(folder) if "fields" in row}
+    known = [
+        {"line": line.key, "fields": fields[line.key]}
+        for line in lines if not issubclass(METHODS[line.parts[0].method], Merger)
+    ]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in known))
+    about = json.loads((folder / "provenance.json").read_text())
+    run_matrix(
+        "constructed",
+        0,
+        LAYERS["constructed"],
+        lines,
+        about["videos"],
+        tmp_path,
+        ["describe"],
+        progress=False,
+    )
+    again = read_matrix(tmp_path).set_index(["line", "video"]).sort_index()
+    rows = matrix.query("specimen == 'constructed' and seed == 0 and question == 'describe'")
+    before = rows.set_index(["line", "video"]).loc[again.index]
+    assert len(again) == (len(CORNER) + 1) * about["videos"]
+    assert (again["fields"] == before["fields"]).all()
+    assert (again["right"] == before["right"]).mean() > 0.99  # another CPU may round otherwise
+    assert (again[tables.KEPT] - before[tables.KEPT]).abs().max().max() < 0.01
+
+
+def test_the_page_has_what_the_rows_say(matrix):
+    assert as_markdown(good_and_bad(tables.means(matrix))) in PAGE.read_text()
+
+
+def test_no_line_changes_nothing_with_a_quarter_of_the_tokens(matrix):
+    """But for hindsight: it keeps what the whole answer attends to, and may be perfect."""
+    assert [line for line in tables.unchanged(matrix) if not line.startswith("hindsight")] == []

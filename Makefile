@@ -6,17 +6,21 @@ LAB := JUPYTERLAB_SETTINGS_DIR=$(CURDIR)/build/jupyterlab/settings JUPYTERLAB_WO
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: study test test-fast test-browser test-kernel test-newest test-transformers test-fuzz lint audit notebooks site gpu lab clean
+.PHONY: study test test-all test-fast test-browser test-kernel test-newest test-transformers test-fuzz lint audit notebooks site gpu lab clean
 
 study: .venv/ready
 	$(BIN)/dycoke-lab study
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not browser and not matrix"
+
+# `make test`, with every method on every family that can run it, where `make test` tries two
+test-all: .venv/ready lint
+	$(BIN)/python -m pytest $(PARALLEL) -m "not browser"
 
 # under two minutes: without notebooks, and without tests of over 5 seconds
 test-fast: .venv/ready
-	$(BIN)/python -m pytest $(PARALLEL) -m "not notebook and not slow and not browser"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not notebook and not slow and not browser and not matrix"
 
 # in JupyterLab, with headless Chromium (Debian's package); leaves screenshots and latencies in build/browser
 test-browser: .venv/ready

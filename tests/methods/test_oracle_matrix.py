@@ -14,12 +14,12 @@ from dycoke_lab.methods import PUBLISHED, FastV, Merger, PrefillReducer, Selecto
 
 PRUNING = [n for n, kind in METHODS.items() if n not in PUBLISHED and not issubclass(kind, Merger)]
 MAIN = ("dynamic", "layer_vote", "reference_code", "last_query", "fastv")
-FAST = {(case, "sdpa") for case in (0, 1, 4)}  # of families that are much like others
+FAST = {(case, "sdpa") for case in (0, 1, 4)}  # all that `make test` tries of families much like others
 
 
 def run(name, method, case, attention):
     fast = name in FEW or (case, attention) in FAST
-    return pytest.param(name, method, case, attention, marks=[] if fast else pytest.mark.slow)
+    return pytest.param(name, method, case, attention, marks=[] if fast else pytest.mark.matrix)
 
 
 RUNS = [

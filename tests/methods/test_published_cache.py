@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.families import FAMILIES
+from helpers.covering import across_families
 from helpers.matrix import compare_with_the_oracle
 from helpers.oracles import Look, Slow, share_of
 from helpers.published_cache import pyramid, rule_of
@@ -24,7 +24,6 @@ from dycoke_lab.methods.tova import TOVA
 NOWHERE = Place(*[torch.zeros(1, 1, dtype=torch.long)] * 3)
 MORE = torch.randint(20, 60, (2, 5), generator=torch.Generator().manual_seed(0))  # a second turn
 TWO = ("llava_onevision", "gemma3")  # Gemma 3: tokens of an image see each other, and layers with a window
-FAMILY = [pytest.param(name, marks=[] if name in TWO else pytest.mark.slow) for name in FAMILIES]
 PUBLISHED = [SnapKV, PyramidKV, TOVA, H2O, StreamingLLM, Quest]
 PURE = [
     SnapKV(0.6),
@@ -47,7 +46,7 @@ PURE = [
     DynamicMass(mass=0.4, heads="max", reselect_every=3),
     DynamicMass(mass=0.5, inactive="evict"),
 ]
-GENERATED = [
+RUNS = [
     SnapKV(0.6, from_layer=1),
     SnapKV(0.8, window=6, kernel=3),
     PyramidKV(0.6),
@@ -146,8 +145,7 @@ def test_choices_equal_the_loops_as_pure_functions(selector):
             )
 
 
-@pytest.mark.parametrize("family", FAMILY, indirect=True)
-@pytest.mark.parametrize("selector", GENERATED, ids=str)
+@pytest.mark.parametrize(("family", "selector"), across_families(RUNS), indirect=["family"], ids=str)
 def test_generation_equals_a_mask_on_the_unmodified_model(family, model, prompts, selector):
     compare_with_the_oracle(family, model, prompts, selector, Slow(rule=rule_of(selector)))
 
@@ -170,10 +168,12 @@ def test_a_cache_of_a_fixed_size_shrinks_to_one_visual_token(family, model, prom
         compare_with_the_oracle(family, model, prompts, selector, slow, attention="eager")
 
 
-@pytest.mark.parametrize("reference", ["first", "previous"])
-@pytest.mark.parametrize("family", FAMILY, indirect=True)
-def test_merging_with_another_reference_equals_its_loops(family, model, prompts, reference):
-    compare_with_the_oracle(family, model, prompts, TTM(0.5, reference=reference, combine="average"))
+REFERENCES = [TTM(0.5, reference=reference, combine="average") for reference in ("first", "previous")]
+
+
+@pytest.mark.parametrize(("family", "merger"), across_families(REFERENCES), indirect=["family"], ids=str)
+def test_merging_with_another_reference_equals_its_loops(family, model, prompts, merger):
+    compare_with_the_oracle(family, model, prompts, merger)
 
 
 def test_an_ablation_of_nothing_is_dynamic_pruning():

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.families import FAMILIES, decoder_of
+from helpers.covering import across_families
+from helpers.families import decoder_of
 from helpers.flash import FLASH, register_flash
 from helpers.forced import forced_logits
 from helpers.matrix import STEPS, generate, mixed_prompts, together
@@ -23,8 +24,6 @@ from dycoke_lab.methods.streamingllm import StreamingLLM
 from dycoke_lab.methods.tova import TOVA
 from dycoke_lab.runtime.shared_prefill import SharedPrefill
 
-TWO = ("llava_onevision", "gemma3")
-FAMILY = [pytest.param(name, marks=[] if name in TWO else pytest.mark.slow) for name in FAMILIES]
 SELECTORS = [
     SnapKV(0.6),
     TTM(0.3) + PyramidKV(0.7),
@@ -42,7 +41,7 @@ def own(request):
     return request.param
 
 
-@pytest.mark.parametrize("family", FAMILY, indirect=True)
+@pytest.mark.parametrize(("family", "own"), across_families(SELECTORS), indirect=["family"], ids=str)
 def test_a_padded_batch_equals_the_single_runs(family, model, own):
     singles = [family.inputs(parts) for parts in mixed_prompts(family)]
     with own(model):
@@ -107,7 +106,7 @@ def test_flash_attention_gets_their_masks(family, model, own):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("family", TWO, indirect=True)
+@pytest.mark.parametrize("family", ["llava_onevision", "gemma3"], indirect=True)
 def test_a_shared_prefill_decodes_as_generate_does(family, model, prompts, own):
     """Though it keeps only the prompt's last 64 queries."""
     inputs = family.inputs(prompts[0])

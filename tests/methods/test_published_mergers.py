@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.families import FAMILIES
+from helpers.covering import across_families, can_run
 from helpers.matrix import compare_with_the_oracle, generate, mixed_prompts, together
 from helpers.oracles import Video
 from helpers.published_mergers import loops_of
@@ -22,10 +22,6 @@ from dycoke_lab.methods.tome import ToMe
 from dycoke_lab.methods.vidcom2 import VidCom2
 from dycoke_lab.methods.visionzip import VisionZip
 
-TWO_BEFORE_ALL = [
-    pytest.param(name, marks=[] if name in ("llava_onevision", "qwen3_vl") else pytest.mark.slow)
-    for name in FAMILIES
-]
 CONTROLS = (FewerFrames, SmallerFrames, RandomTokens, EveryNth, FirstTokens)
 METHODS = (VisionZip, PruMergePlus, VidCom2, EVS, DivPrune, ToMe, *CONTROLS)
 LAYER = {VisionZip: -2, PruMergePlus: -1}
@@ -135,38 +131,34 @@ def seen(family, model, inputs):
     return of
 
 
-@pytest.mark.parametrize("family", TWO_BEFORE_ALL, indirect=True)
-@pytest.mark.parametrize("merger", RUNS, ids=str)
+@pytest.mark.parametrize(("family", "merger"), across_families(RUNS), indirect=["family"], ids=str)
 def test_generation_equals_a_mask_on_the_unmodified_model(family, model, prompts, inputs, seen, merger):
-    if family.name == "qwen2_5_vl" and type(merger) in LAYER:
-        with pytest.raises(ValueError, match=rf"{type(merger).__name__} needs vision_.*qwen2_5_vl"):
-            merger(model).__enter__()
-        return
+    """And it is not what the full model writes."""
     gone = compare_with_the_oracle(family, model, prompts, merger, loops_of(merger, *seen(merger)))
     assert all(0 < int(row.sum()) < len(row) for row in gone)
+    full = generate(model, inputs, 2)[1]
+    with merger(model):
+        assert (generate(model, inputs, 2)[1] - full).abs().amax((1, 2)).min() > 1e-3
 
 
-@pytest.mark.parametrize("family", TWO_BEFORE_ALL, indirect=True)
-@pytest.mark.parametrize("merger", [VisionZip(0.3), PruMergePlus(), ToMe()], ids=str)
+@pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
+@pytest.mark.parametrize("kind", [kind for kind in METHODS if not can_run("qwen2_5_vl", kind)])
+def test_what_a_vision_tower_cannot_give_is_refused(family, model, kind):
+    with pytest.raises(ValueError, match=rf"{kind.__name__} needs vision_.*qwen2_5_vl"):
+        kind()(model).__enter__()
+
+
+CHANGING = [VisionZip(0.3), PruMergePlus(), ToMe()]
+
+
+@pytest.mark.parametrize(("family", "merger"), across_families(CHANGING), indirect=["family"], ids=str)
 def test_new_features_compose_with_dynamic_pruning(family, model, prompts, seen, merger):
-    if family.name == "qwen2_5_vl" and type(merger) in LAYER:
-        pytest.skip("its vision tower reorders patches: refused, as another test says")
     pruning = Dynamic(0.5, from_layer=2, reselect_below=2.0)
     slow = replace(loops_of(merger, *seen(merger)), rule=slow_version(pruning, 2, 128).rule)
     compare_with_the_oracle(family, model, prompts, merger + pruning, slow)
 
 
-@pytest.mark.parametrize("family", TWO_BEFORE_ALL, indirect=True)
-def test_each_changes_the_logits(family, model, inputs):
-    full = generate(model, inputs, 2)[1]
-    for merger in RUNS:
-        if family.name == "qwen2_5_vl" and type(merger) in LAYER:
-            continue
-        with merger(model):
-            assert (generate(model, inputs, 2)[1] - full).abs().amax((1, 2)).min() > 1e-3, merger
-
-
-@pytest.mark.parametrize("family", TWO_BEFORE_ALL[:1], indirect=True)
+@pytest.mark.parametrize("family", ["llava_onevision"], indirect=True)
 @pytest.mark.parametrize("merger", RUNS, ids=str)
 def test_a_padded_batch_equals_the_single_runs(family, model, merger):
     singles = [family.inputs(parts) for parts in mixed_prompts(family)]

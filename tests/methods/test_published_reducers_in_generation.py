@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import pytest
 import torch
-from helpers.families import FAMILIES, decoder_of, frames
+from helpers.covering import across_families
+from helpers.families import decoder_of, frames
 from helpers.flash import FLASH, register_flash
 from helpers.forced import forced_logits
 from helpers.matrix import WORDS, compare_with_the_oracle, generate, mixed_prompts, together
@@ -25,10 +26,7 @@ from dycoke_lab.methods.pyramiddrop import PyramidDrop
 from dycoke_lab.methods.scores import top
 from dycoke_lab.methods.sttm import STTM
 
-TWO = ("llava_onevision", "qwen3_vl")
-REDUCING = [
-    pytest.param(name, marks=[] if name in TWO else pytest.mark.slow) for name in FAMILIES if name != "gemma3"
-]
+KINDS = [PyramidDrop, PruneVidInner, HoliTomInner, FrameFusion, STTM]
 MORE = torch.randint(20, 60, (2, 5), generator=torch.Generator().manual_seed(0))  # a second turn
 
 
@@ -53,8 +51,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("family", REDUCING, indirect=True)
-@pytest.mark.parametrize(("kind", "fields"), CASES)
+@pytest.mark.parametrize(("family", "kind", "fields"), across_families(CASES), indirect=["family"])
 def test_generation_equals_a_mask_on_the_unmodified_model(family, model, prompts, inputs, kind, fields):
     """In a second turn, too. And it is not what the full model writes."""
     method = on(family, kind, **fields)
@@ -64,8 +61,7 @@ def test_generation_equals_a_mask_on_the_unmodified_model(family, model, prompts
         assert not torch.allclose(generate(model, inputs, 2)[1], before, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", REDUCING, indirect=True)
-@pytest.mark.parametrize("kind", [PyramidDrop, PruneVidInner, HoliTomInner, FrameFusion, STTM])
+@pytest.mark.parametrize(("family", "kind"), across_families(KINDS), indirect=["family"])
 def test_several_videos_in_one_prompt(family, model, kind):
     one, two = (frames(n * family.paired, seed) for n, seed in ((6, 3), (6 if family.equal else 4, 4)))
     if not family.mixed:
@@ -75,8 +71,7 @@ def test_several_videos_in_one_prompt(family, model, kind):
     compare_with_the_oracle(family, model, [parts], method, Slow(reduce=slow_of(method)))
 
 
-@pytest.mark.parametrize("family", REDUCING, indirect=True)
-@pytest.mark.parametrize("kind", [PyramidDrop, PruneVidInner, HoliTomInner, FrameFusion, STTM])
+@pytest.mark.parametrize(("family", "kind"), across_families(KINDS), indirect=["family"])
 def test_a_padded_batch_equals_the_single_runs(family, model, kind):
     singles = [family.inputs(parts) for parts in mixed_prompts(family)]
     alone = []
@@ -146,10 +141,11 @@ def last_three(stage):
     return [v if v in stays else -1 for v in range(len(votes))]
 
 
-@pytest.mark.parametrize("family", REDUCING, indirect=True)
+@pytest.mark.parametrize(
+    ("family", "method"), across_families([LastThree(0.6, from_layer=2)]), indirect=["family"], ids=str
+)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_method_of_ones_own_gets_a_window_of_queries(family, model, prompts, attention):
-    method = LastThree(0.6, from_layer=2)
+def test_a_method_of_ones_own_gets_a_window_of_queries(family, model, prompts, method, attention):
     compare_with_the_oracle(family, model, prompts[:1], method, Slow(reduce={2: last_three}), attention)
 
 
@@ -170,8 +166,7 @@ def test_reducers_compose_with_temporal_merging_and_a_selector(family, model, pr
 @pytest.mark.parametrize(
     ("family", "method", "message"),
     [
-        *(("gemma3", kind(from_layer=2), "sliding window") for kind in
-          (PyramidDrop, PruneVidInner, HoliTomInner, FrameFusion, STTM)),
+        *(("gemma3", kind(from_layer=2), "sliding window") for kind in KINDS),
         ("qwen3_vl", FrameFusion(), "the first 2 layers get visual tokens of their own"),
         ("qwen3_vl", PyramidDrop(), "at from_layer=1: the first 2 layers get visual"),
         ("llava_onevision", HoliTomInner(), r"acts before layers \[18\].* it may act before 1 to 3"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import published_segments as slow
+from helpers.covering import across_families, can_run
 from helpers.families import FAMILIES, frames
 from helpers.matrix import compare_with_the_oracle, generate, mixed_prompts, together
 from helpers.oracles import Slow
@@ -18,8 +19,6 @@ from dycoke_lab.methods.holitom import HoliTom
 from dycoke_lab.methods.interface import VideoTokens
 from dycoke_lab.methods.prunevid import PruneVid
 
-TWO = ("llava_onevision", "qwen3_vl")
-FAMILIES_TRIED = [pytest.param(name, marks=[] if name in TWO else pytest.mark.slow) for name in FAMILIES]
 shapes = st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 3), st.integers(1, 5))
 shares = st.sampled_from([0.04, 0.1, 0.25, 0.5, 0.75, 1.0])
 
@@ -129,17 +128,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("family", FAMILIES_TRIED, indirect=True)
-@pytest.mark.parametrize(("kind", "function", "fields"), CASES, ids=[case[0].__name__ for case in CASES])
+@pytest.mark.parametrize(
+    ("family", "kind", "function", "fields"), across_families(CASES), indirect=["family"]
+)
 @pytest.mark.parametrize("repacked", [False, True])
 def test_generation_equals_a_mask_on_the_unmodified_model(
     family, model, prompts, inputs, kind, function, fields, repacked
 ):
     method = kind(**fields, positions="repacked" if repacked else "original")
-    if family.name == "qwen2_5_vl" and kind is not PruneVid:
-        with pytest.raises(ValueError, match=rf"{kind.__name__} needs vision_attention, .*qwen2_5_vl"):
-            method(model).__enter__()
-        return
     if kind is PruneVid:
         slow_ = Slow(
             merge=lambda video: function(video.features.flatten(1, 2).tolist(), **fields),
@@ -157,6 +153,13 @@ def test_generation_equals_a_mask_on_the_unmodified_model(
         )
     gone = compare_with_the_oracle(family, model, prompts, method, slow_)
     assert all(0 < int(row.sum()) < 128 for row in gone)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl"], indirect=True)
+@pytest.mark.parametrize("kind", [kind for kind, *_ in CASES if not can_run("qwen2_5_vl", kind)])
+def test_what_a_vision_tower_cannot_give_is_refused(family, model, kind):
+    with pytest.raises(ValueError, match=rf"{kind.__name__} needs vision_attention, .*qwen2_5_vl"):
+        kind()(model).__enter__()
 
 
 @pytest.mark.parametrize("kind", [FastVID, PruneVid, HoliTom])

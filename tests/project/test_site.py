@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
 from dycoke_lab.results.folders import ROOT
@@ -31,6 +32,16 @@ def test_examples_in_docstrings_run(path):
 
 def test_there_are_examples():
     assert len(EXAMPLES) >= 5
+
+
+def test_no_line_of_a_page_begins_with_a_percent_sign():
+    """The site leaves such a line out: to MyST it is a comment."""
+    for path in [path for kind in (*SOURCES, "data/**/*.md", "*.md") for path in ROOT.glob(kind)]:
+        text = path.read_text()
+        if path.suffix == ".ipynb":
+            cells = nbformat.reads(text, 4).cells
+            text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        assert not re.search(r"^ {0,3}%", text, re.MULTILINE), path
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,15 @@ import re
 import subprocess
 import sys
 
+import nbformat
 import pytest
 
 from dycoke_lab.results.folders import ROOT
 
 EXAMPLES = sorted(path for path in (ROOT / "dycoke_lab").rglob("*.py") if ">>> " in path.read_text())
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+SOURCES = ("README.md", "docs/*.md", "docs/*/*.md", "notebooks/*.ipynb", "notebooks/appendix/*.ipynb")
+PAGES = [path.relative_to(ROOT).with_suffix("") for kind in SOURCES for path in sorted(ROOT.glob(kind))]
 FROM_ELSEWHERE = re.compile(
     r"<(?:script|img|iframe|source|video)\b[^>]*\bsrc=\"?(?:https?:)?//|<link\b[^>]*\bhref=\"?(?:https?:)?//"
     r"|url\([\"']?(?:https?:)?//|@import"
@@ -29,6 +32,16 @@ def test_examples_in_docstrings_run(path):
 
 def test_there_are_examples():
     assert len(EXAMPLES) >= 5
+
+
+def test_no_line_of_a_page_begins_with_a_percent_sign():
+    """The site leaves such a line out: to MyST it is a comment."""
+    for path in [path for kind in (*SOURCES, "data/**/*.md", "*.md") for path in ROOT.glob(kind)]:
+        text = path.read_text()
+        if path.suffix == ".ipynb":
+            cells = nbformat.reads(text, 4).cells
+            text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        assert not re.search(r"^ {0,3}%", text, re.MULTILINE), path
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +71,16 @@ def test_the_site_has_every_notebook_folded_and_loads_nothing_from_elsewhere(sit
     assert 'id="dycoke_lab.temporal_merge"' in (site / "docs" / "api" / "dycoke_lab.html").read_text()
 
 
+def right(element):
+    box = element.bounding_box()
+    return box["x"] + box["width"]
+
+
+def middle(element):
+    box = element.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
 def test_the_site_works_from_disk_at_two_widths(site, width, height):
@@ -65,8 +88,6 @@ def test_the_site_works_from_disk_at_two_widths(site, width, height):
 
     kept = ROOT / "build" / "browser"
     kept.mkdir(parents=True, exist_ok=True)
-    names = ["docs/index", "README", "docs/glossary", "docs/api/methods"]
-    names += [f"notebooks/{path.stem}" for path in NOTEBOOKS]
     asked: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
@@ -76,14 +97,25 @@ def test_the_site_works_from_disk_at_two_widths(site, width, height):
         def scrolls():
             return page.evaluate("document.documentElement.scrollWidth")
 
-        for name in names:
+        for name in map(str, PAGES):
             page.goto(f"file://{site}/{name}.html")
             assert scrolls() <= width, name
+            told = page.query_selector_all(".told td")  # a table of sentences
+            assert all(right(cell) <= width for cell in told), name
+            assert told or name not in ("docs/methods", "docs/teaching/lecture")
+            if width < 500:
+                folded = page.query_selector_all(".cell summary")
+                assert all(it.bounding_box()["height"] >= 24 for it in folded), name  # for fingers
             for figure in page.query_selector_all("article img")[:1]:
-                figure.click()
+                figure.evaluate("it => it.scrollIntoView({behavior: 'instant', block: 'center'})")
+                x, y = middle(figure)
+                page.mouse.click(x, y)
                 assert figure.bounding_box()["width"] > 800 and scrolls() <= width, name
-                figure.click()
+                assert middle(figure) == pytest.approx((x, y), abs=3), name  # it grows around the finger
+                page.mouse.click(x, y)
             page.screenshot(path=str(kept / f"site-{width}-{name.replace('/', '-')}.png"))
+        page.goto(f"file://{site}/notebooks/09_footage_and_your_video.html")
+        assert page.inner_text(".columns").splitlines()[0].split() == ["full", "cache", "compressed"]
         page.goto(f"file://{site}/search.html?q=drift")
         page.wait_for_selector("#search-results a")
         assert "Glossary" in page.inner_text("#search-results")

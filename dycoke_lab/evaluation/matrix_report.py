@@ -219,3 +219,13 @@ def own_time(costs: pd.DataFrame, most: int = 3) -> str:
         )
         said.append(f"Most time of their own, {stage}: {each}")
     return "\n".join(said)
+
+
+def finding(table: pd.DataFrame, share: float = 0.25, kind: str = "footage") -> str:
+    """Return the README's sentence: words right of DyCoke, of its second stage alone, and of two controls."""
+    some = table[(table["specimen"] == kind) & (table["share"] == share)].set_index("method")["words"]
+    return (
+        f"With {100 * share:.0f} % of the tokens on {kind}: DyCoke {some[DYCOKE]:.1f} % of words, dynamic "
+        f"pruning alone {some['dynamic']:.1f}, random tokens on the KV cache {some['random']:.1f}, fewer "
+        f"frames {some['fewer_frames']:.1f}."
+    )

@@ -167,7 +167,7 @@ def by_cost(costs: pd.DataFrame) -> pd.DataFrame:
     costs: as `matrix_costs.cost_table` has it."""
     shown = pd.DataFrame({
         "line": ["full cache" if name == "full" else plain(name_of(name)) for name in costs["method"]],
-        "acts": costs["group"],
+        "acts": costs["group"], "left": costs["survive"].map("{:.0f}".format),
     })  # fmt: skip
     for stage in ("prefill", "step"):
         shown[f"{stage}, time"] = costs[stage].map("{:.0f}".format)

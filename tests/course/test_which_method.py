@@ -194,7 +194,17 @@ def test_fidelity_is_a_rank_correlation_by_hand(matrix):
 
 
 def test_costs_are_shown_and_the_dearest_are_named():
-    columns = ["prefill", "step", "own prefill", "own step", "held", "read", "prefill FLOPs", "step FLOPs"]
+    columns = [
+        "prefill",
+        "step",
+        "own prefill",
+        "own step",
+        "held",
+        "read",
+        "survive",
+        "prefill FLOPs",
+        "step FLOPs",
+    ]
     costs = pd.DataFrame(100.0, range(4), [*columns, "H100 prefill", "H100 step"])
     costs["method"], costs["group"] = ["full", "evs", "dynamic", "ttm + dynamic"], "a place"
     costs["own prefill"], costs["own step"] = [900, 7.4, 5, 6], [900, 0, 3, 2]

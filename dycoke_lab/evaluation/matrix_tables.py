@@ -31,7 +31,7 @@ def load_matrix(folder: Path = MATRIX) -> pd.DataFrame:
     if it holds none."""
     tables = [
         read_matrix(path).assign(specimen=path.parent.name, seed=int(path.name.removeprefix("seed-")))
-        for path in sorted(folder.glob("*/seed-*"))
+        for path in sorted({rows.parent for rows in folder.glob("*/seed-*/rows.jsonl*")})
     ]
     tables = [table for table in tables if len(table)]
     if not tables:

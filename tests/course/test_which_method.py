@@ -123,6 +123,8 @@ def test_all_kinds_and_seeds_that_are_there_are_loaded(matrix):
 
 
 def test_no_rows_say_which_command_makes_them(tmp_path):
+    (tmp_path / "footage" / "seed-0").mkdir(parents=True)
+    (tmp_path / "footage" / "seed-0" / "provenance.json").write_text("{}")  # of a run that has just begun
     with pytest.raises(FileNotFoundError, match="dycoke-lab matrix footage --seed 0"):
         tables.load_matrix(tmp_path)
 

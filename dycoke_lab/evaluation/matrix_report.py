@@ -222,8 +222,8 @@ def own_time(costs: pd.DataFrame, most: int = 3) -> str:
 
 
 def finding(table: pd.DataFrame, share: float = 0.25, kind: str = "footage") -> str:
-    """Return the README's sentence: words right of DyCoke, of its second stage alone, and of two controls, the
-    last of which says how much had been read below L."""
+    """Return the README's sentence: words right of DyCoke, of its second stage alone, and of two controls;
+    the last says how much had been read below L."""
     some = table[(table["specimen"] == kind) & (table["share"] == share)].set_index("method")["words"]
     return (
         f"With {100 * share:.0f} % of the tokens on {kind}: DyCoke {some[DYCOKE]:.1f} % of words, dynamic "

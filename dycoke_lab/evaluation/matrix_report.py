@@ -87,7 +87,7 @@ def counts(found: pd.DataFrame) -> pd.DataFrame:
     some = found[(found["group"] != ABLATION) & (found["method"] != NEVER)]
     table = []
     for (kind, share), group in some.groupby(["specimen", "share"], sort=False):
-        row = {"specimen": kind, "left": f"{100 * share:.0f} %"}
+        row = {"specimen": kind, "left": f"{100 * share:.0f}\N{NO-BREAK SPACE}%"}
         if (group["verdict"] == TOO_FEW).any():
             table.append(row | {TOO_FEW: "no verdict"})
             continue
@@ -142,9 +142,12 @@ def positions_of(rows: pd.DataFrame, methods: list[str], share: float = 0.25) ->
 
 
 def lengths_of(rows: pd.DataFrame, methods: list[str], share: float = 0.25) -> pd.DataFrame:
-    """Return points of words lost against the full cache, by question; empty if only one was asked."""
+    """Return points of words lost against the full cache, by question, of the specimens (kind and seed) that
+    were asked all questions; empty if there are none."""
     asked = list(rows["question"].unique())
-    if len(asked) < 2:
+    count = rows.groupby(["specimen", "seed"])["question"].transform("nunique")
+    rows = rows[count == len(asked)]
+    if len(asked) < 2 or rows.empty:
         return pd.DataFrame()
     rows = rows[rows["method"].isin(methods) & rows["share"].isin([share, 1.0])]
     table = pd.concat([means(rows, question).assign(question=question) for question in asked])

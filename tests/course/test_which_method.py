@@ -183,6 +183,9 @@ def test_tables_and_figures_are_of_what_is_there(matrix):
     ]
     assert [len(figure.axes) for figure in figures] == [4, 2, 2, 2]
     plt.close("all")
+    part = matrix[(matrix["question"] == "describe") | (matrix["seed"] == 0)]  # all questions to seed 0 alone
+    lost, alone = report.lengths_of(part, some), report.lengths_of(matrix[matrix["seed"] == 0], some)
+    pd.testing.assert_frame_equal(lost, alone)
     one = matrix[(matrix["question"] == "describe") & (matrix["group"] != ABLATION)]
     assert report.lengths_of(one, some).empty and matrix_ablations.differences(one).empty
 

@@ -66,5 +66,8 @@ def test_the_readme_has_what_the_rows_say(matrix):
 
 
 def test_no_line_changes_nothing_with_a_quarter_of_the_tokens(matrix):
-    """But for hindsight: it keeps what the whole answer attends to, and may be perfect."""
-    assert [line for line in tables.unchanged(matrix) if not line.startswith("hindsight")] == []
+    """But for hindsight, which knows the answer, and for choices at each step on constructed specimens, which
+    were built so that these lose nothing."""
+    anew = ("dynamic at", "layer_vote at", "reference_code at")
+    for line in tables.unchanged(matrix):
+        assert line.startswith("hindsight") or (line.startswith(anew) and ", constructed seed" in line)

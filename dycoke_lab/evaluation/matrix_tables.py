@@ -21,6 +21,7 @@ MATRIX = RESULTS / "matrix"
 LINE = ["group", "share", "method", "line"]
 KEPT = ["survive", "read", "held", "prefill", "per frame"]
 DYCOKE, SEEDS = "ttm + dynamic", 3  # seeds that a verdict needs
+NEAR = 3.0  # points by which a line may miss its share of survivors
 AHEAD, BEHIND, ALIKE, TOO_FEW = "ahead", "behind", "not told apart", "too few seeds"
 
 

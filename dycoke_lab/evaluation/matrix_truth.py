@@ -15,7 +15,7 @@ from dycoke_lab.methods import Assignment, Compression, Merger, VideoTokens
 from dycoke_lab.models.loading import load_model
 from dycoke_lab.specimen.tasks import make_task
 
-BACKGROUND = (0.1, 0.3)
+BACKGROUND, SWAPPED = (0.1, 0.3), 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,16 +33,20 @@ class Given(Merger):
 
 def things_and_background(specimen: str, seed: int = 0, videos: int = 32) -> pd.DataFrame:
     """Return words right, in %, and tokens left, in %, on validation videos of four scenes: of the whole
-    video, of the tokens that show a thing, of these and a random share of the others, and of a random choice
-    of as many tokens as the first of these mixtures. another scene: % of an answer's scenes whose words are
+    video, of the tokens that show a thing, of these and a random share of the others, of as many tokens with
+    some exchanged for others, and of a random choice. another scene: % of an answer's scenes whose words are
     more like another scene of the video."""
     model, _ = load_model(specimen, seed)
     task = make_task("describe", videos, 4, 1, specimen, split="validation")
     batch, shows = Batch(model, task), (task.videos.actor >= 0).flatten(1)
-    drawn = torch.rand(shows.shape, generator=torch.Generator().manual_seed(seed))
+    random = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(shows.shape, generator=random)
     kept = {"all tokens": torch.ones_like(shows), "tokens that show a thing": shows}
     for share in BACKGROUND:
         kept[f"these, and {100 * share:.0f} % of the others"] = shows | (drawn < share)
+    gone = shows & (torch.rand(shows.shape, generator=random) < SWAPPED)
+    in_place = drawn < gone.float().mean() / (~shows).float().mean()
+    kept[f"of these {100 - 100 * SWAPPED:.0f} %, and as many others"] = (shows & ~gone) | (in_place & ~shows)
     as_many = shows | (drawn < BACKGROUND[0])
     kept[f"random, as many as with {100 * BACKGROUND[0]:.0f} % of the others"] = (
         drawn < as_many.float().mean()

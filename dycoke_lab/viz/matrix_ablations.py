@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from dycoke_lab.evaluation.matrix import ABLATED_AT, ABLATION
-from dycoke_lab.evaluation.matrix_tables import DYCOKE, ablation_name, against
+from dycoke_lab.evaluation.matrix_tables import DYCOKE, NEAR, ablation_name, against
 
 COLOURS = {0.25: "#0072b2", 0.1: "#d55e00"}
 ALONE = ("ttm", "dynamic")
@@ -15,19 +15,25 @@ ALONE = ("ttm", "dynamic")
 
 def differences(rows: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
     """Return words right minus DyCoke's on the same videos, in points, with 95 % intervals: for each kind of
-    specimen, ablation (name), share and seed. Empty if there are no ablations."""
+    specimen, ablation (name), share and seed; and whether the line misses its share (off). Empty if there are
+    no ablations."""
     rows = rows[(rows["question"] == "describe") & rows["share"].isin(ABLATED_AT)]
     if not (rows["group"] == ABLATION).any():
-        return pd.DataFrame(columns=["specimen", "name", "share", "seed", "points", "low", "high", "p"])
+        return pd.DataFrame(columns=["specimen", "name", "share", "seed", "points", "off"])
     rows = rows[(rows["group"] == ABLATION) | rows["method"].isin([DYCOKE, *ALONE])]
     tables = [against(group, DYCOKE, draws).assign(specimen=name) for name, group in rows.groupby("specimen")]
     table = pd.concat(tables, ignore_index=True)
-    return table.assign(name=table["method"].map(ablation_name))
+    left = rows.groupby(["specimen", "line", "seed"])["survive"].mean()
+    found = left.reindex(pd.MultiIndex.from_frame(table[["specimen", "line", "seed"]])).to_numpy()
+    off = abs(found - table["share"]) > NEAR / 100
+    return table.assign(name=table["method"].map(ablation_name), off=off)
 
 
 def ablations(table: pd.DataFrame, title: str) -> Figure:
     """Draw paired differences to DyCoke, a row for each changed choice, the best first, a panel for each
-    kind: a dot for each seed, a line over all of the seeds' intervals. table: as `differences` has it."""
+    kind: a dot for each seed, a line over all of the seeds' intervals; hollow where the share is missed.
+
+    table: as `differences` has it."""
     kinds, mean = list(dict.fromkeys(table["specimen"])), table.groupby("name")["points"].mean()
     names = mean.sort_values(ascending=False).index.to_list()
     size = (9.4, 0.36 * len(names) + 1.9)
@@ -38,7 +44,8 @@ def ablations(table: pd.DataFrame, title: str) -> Figure:
             for name, rows in some.groupby("name"):
                 y = names.index(name) + offset
                 ax.plot([rows["low"].min(), rows["high"].max()], [y, y], color=colour, linewidth=2, alpha=0.6)
-                ax.plot(rows["points"], [y] * len(rows), "o", color=colour, markersize=4)
+                face = ["white" if off else colour for off in rows["off"]]
+                ax.scatter(rows["points"], [y] * len(rows), 18, facecolor=face, edgecolor=colour, zorder=3)
         ax.axvline(0, color="0.3", linewidth=1)
         ax.set_title(kind, fontsize=12)
         ax.set_xlabel("points of words more than DyCoke", fontsize=10)
@@ -49,6 +56,8 @@ def ablations(table: pd.DataFrame, title: str) -> Figure:
         axes[0][0].plot([], [], "o-", color=colour, label=f"{100 * share:.0f} % of the tokens left")[0]
         for share, colour in COLOURS.items()
     ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, fontsize=10)
+    hollow = dict(facecolor="white", edgecolor="0.3", label="leaves more, or less")
+    handles.append(axes[0][0].scatter([], [], 18, **hollow))
+    figure.legend(handles=handles, loc="outside lower left", ncols=3, frameon=False, fontsize=10)
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=13)
     return figure

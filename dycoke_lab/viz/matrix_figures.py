@@ -19,6 +19,7 @@ from dycoke_lab.evaluation.matrix_tables import (
     ALIKE,
     BEHIND,
     DYCOKE,
+    NEAR,
     TOO_FEW,
     front,
     name_of,
@@ -28,14 +29,13 @@ COLOURS = {
     "before the LLM": "#0072b2", "inside the prefill": "#e69f00", "on the KV cache": "#009e73",
     TOGETHER: "#cc79a7", "control": "#6e6e6e",
 }  # fmt: skip
-SIGNS = {AHEAD: "▲", BEHIND: "▼", ALIKE: "=", TOO_FEW: ""}
+SIGNS = {AHEAD: "▲", BEHIND: "▼", ALIKE: "?", TOO_FEW: ""}
 COSTS = {
     "read": "keys and values that a step reads, % of the full cache's visual ones",
     "prefill": "visual tokens given to the prefill's layers, %",
 }
 DYCOKE_NAME = name_of(DYCOKE)
 TONES = {"▲": "#006b4e", "▼": "#a3420a"}
-NEAR = 3.0  # points by which a line may miss its share of survivors
 QUESTIONS = {"actor": "one word", "compare": "three words", "describe": "all scenes"}
 
 

@@ -10,7 +10,7 @@ import pytest
 from dycoke_lab.evaluation import matrix_tables as tables
 from dycoke_lab.evaluation.matrix import LAYERS, plan_at
 from dycoke_lab.evaluation.matrix_methods import as_markdown, good_and_bad
-from dycoke_lab.evaluation.matrix_report import finding
+from dycoke_lab.evaluation.matrix_report import best_three, finding
 from dycoke_lab.evaluation.matrix_runs import read_matrix, run_matrix
 from dycoke_lab.methods import METHODS, Merger
 from dycoke_lab.results.rows import read_rows
@@ -58,11 +58,12 @@ def test_a_corner_comes_out_as_it_is_committed(matrix, tmp_path):
 
 
 def test_the_page_has_what_the_rows_say(matrix):
-    assert as_markdown(good_and_bad(tables.means(matrix))) in PAGE.read_text()
+    page, table = PAGE.read_text(), tables.means(matrix)
+    assert as_markdown(good_and_bad(table)) in page and as_markdown(best_three(table)) in page
 
 
 def test_the_readme_has_what_the_rows_say(matrix):
-    assert finding(tables.means(matrix)) in " ".join((PAGE.parents[1] / "README.md").read_text().split())
+    assert finding(matrix) in " ".join((PAGE.parents[1] / "README.md").read_text().split())
 
 
 def test_no_line_changes_nothing_with_a_quarter_of_the_tokens(matrix):

@@ -14,16 +14,25 @@ WORDS = {
 
 def table():
     """All lines have 1 % of words right, but for those of `WORDS`; the full cache has 100 %."""
-    full = {"group": "control", "share": 1.0, "method": "full", "line": "full", "words": 100.0}
+    full = {
+        "group": "control",
+        "share": 1.0,
+        "method": "full",
+        "line": "full",
+        "words": 100.0,
+        "survive": 100,
+    }
     rows = [full]
     for place, share in enumerate(SHARES):
         for line in plan_at(share):
             parts = [(p.method, [f"{a}={b}" for a, b in p.fields]) for p in line.parts]
             name = " + ".join(f"{m} ({', '.join(f)})" if f else m for m, f in parts)
             words = WORDS.get(name, (1, 1, 1))[place]
-            rows.append(
-                full | {"group": line.group, "share": share, "method": name, "line": line.key, "words": words}
-            )
+            survive = 100 * share + 5 * (name == "evs")
+            rows.append(full | {
+                "group": line.group, "share": share, "method": name, "line": line.key, "words": words,
+                "survive": survive,
+            })  # fmt: skip
     return pd.DataFrame(rows).assign(specimen="footage")
 
 
@@ -37,6 +46,9 @@ def test_by_hand():
     assert dynamic["good with"] == "footage 50 %" and dynamic["as good"] == ""
     tova = found.loc["TOVA"]
     assert tova["good with"] == "footage none" and tova["as good"] == "footage uniform at 50, 25, 10 %"
+    evs = found.loc["EVS"]  # which leaves more than it should: no control stands beside it
+    assert evs["loses with 10 %"] == "footage 99.0°" and evs["as good"] == ""
+    assert found.loc["one-shot, FastV", "as good"] == ""  # no control costs as much
     assert {"TOVA (answer_counts False)", "DyCoke (TTM + dynamic)"} <= set(found.index)
     assert not {"uniform", "hindsight (knows the future)"} & set(found.index)
 

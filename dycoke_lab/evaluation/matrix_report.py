@@ -267,3 +267,16 @@ def finding(rows: pd.DataFrame, share: float = 0.25) -> str:
         f"{said('footage', 'random')} % of words, DyCoke {said('footage', DYCOKE)}, with half the prefill; "
         f"on constructed {others} and {ours}."
     )
+
+
+def lost_title(asked: pd.DataFrame) -> str:
+    """Return a title: points that DyCoke loses in the shortest and the longest answers. asked: as
+    `lengths_of` has it."""
+    ours = (
+        asked[asked["method"] == DYCOKE]
+        .groupby(["specimen", "question"], sort=False)["lost"]
+        .mean()
+        .unstack()
+    )
+    said = [f"{kind}: {row['actor']:.1f}, {row['describe']:.1f}" for kind, row in ours.iterrows()]
+    return "DyCoke, points lost in answers of one word, of all scenes:\n" + "; ".join(said)

@@ -186,6 +186,9 @@ def test_tables_and_figures_are_of_what_is_there(matrix):
     part = matrix[(matrix["question"] == "describe") | (matrix["seed"] == 0)]  # all questions to seed 0 alone
     lost, alone = report.lengths_of(part, some), report.lengths_of(matrix[matrix["seed"] == 0], some)
     pd.testing.assert_frame_equal(lost, alone)
+    assert report.lost_title(lost).startswith("DyCoke, points lost") and "footage: " in report.lost_title(
+        lost
+    )
     one = matrix[(matrix["question"] == "describe") & (matrix["group"] != ABLATION)]
     assert report.lengths_of(one, some).empty and matrix_ablations.differences(one).empty
 

@@ -15,8 +15,8 @@ from dycoke_lab.specimen.clips import CLIPS, truth
 
 CLIP, SHORT = "constructed-4-scenes.mp4", "constructed-2-scenes.mp4"
 COMMANDS = [
-    "run", "diagnose", "fidelity", "study", "bench", "evidence", "sweep", "validate", "matrix", "costs", "summary",
-    "specimen",
+    "run", "diagnose", "fidelity", "study", "bench", "evidence", "sweep", "validate", "matrix", "costs",
+    "summary", "specimen",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from dycoke_lab.evaluation.matrix import ABLATION, FIRST_MERGED, GROUPS, THEN_PRUNED, TOGETHER
+from dycoke_lab.evaluation.matrix import ABLATION, FIRST_MERGED, GROUPS, LAYERS, THEN_PRUNED, TOGETHER
 from dycoke_lab.evaluation.matrix_tables import (
     AHEAD,
     ALIKE,
@@ -261,10 +261,13 @@ def finding(rows: pd.DataFrame, share: float = 0.25) -> str:
         some = words[kind, method]
         return f"{some.mean():.1f} ({some.min():.1f}-{some.max():.1f})"
 
+    on_footage = rows[(rows["specimen"] == "footage") & (rows["method"] == DYCOKE)]
+    prefill = 100 * on_footage["prefill"].mean()
     ours, others = (f"{words['constructed', method].mean():.1f}" for method in (DYCOKE, "random"))
     return (
-        f"With {100 * share:.0f} % of the tokens on footage, L=8, random ones on the KV cache keep "
-        f"{said('footage', 'random')} % of words, DyCoke {said('footage', DYCOKE)}, with half the prefill; "
+        f"With {100 * share:.0f} % of the tokens on footage, L={LAYERS['footage']}, random ones on the KV "
+        f"cache keep {said('footage', 'random')} % of words, DyCoke {said('footage', DYCOKE)}, with "
+        f"{prefill:.0f} % of the prefill; "
         f"on constructed {others} and {ours}."
     )
 

@@ -11,6 +11,7 @@ from dycoke_lab.evaluation.matrix_tables import DYCOKE, NEAR, ablation_name, aga
 
 COLOURS = {0.25: "#0072b2", 0.1: "#d55e00"}
 ALONE = ("ttm", "dynamic")
+SHARED, EACH = "last_query", "tova (answer_counts=False)"  # one choice: by layer L - 1; by each layer's own
 
 
 def differences(rows: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
@@ -27,6 +28,22 @@ def differences(rows: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
     found = left.reindex(pd.MultiIndex.from_frame(table[["specimen", "line", "seed"]])).to_numpy()
     off = abs(found - table["share"]) > NEAR / 100
     return table.assign(name=table["method"].map(ablation_name), off=off)
+
+
+def for_each_layer(rows: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
+    """Return what it is worth to choose in each layer, by its own attention, instead of in layer L - 1 for all:
+    points of words, mean over seeds, their range, and in how many of them the 95 % interval over videos is
+    above 0, or below. Without merging, and chosen once, by the prompt's last token: tokens can return only
+    where all layers share a choice, since a layer has no attention to tokens that it does not read."""
+    rows = rows[(rows["question"] == "describe") & rows["method"].isin([SHARED, EACH])]
+    found = []
+    for kind, some in rows.groupby("specimen", sort=False):
+        for share, seeds in against(some, SHARED, draws).groupby("share", sort=False):
+            points, above, below = seeds["points"], (seeds["low"] > 0).sum(), (seeds["high"] < 0).sum()
+            about = {"specimen": kind, "tokens left, %": round(100 * share), "points": points.mean()}
+            about |= {"lowest": points.min(), "highest": points.max()}
+            found.append(about | {"seeds above 0": above, "seeds below 0": below})
+    return pd.DataFrame(found)
 
 
 def ablations(table: pd.DataFrame, title: str) -> Figure:

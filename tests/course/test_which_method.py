@@ -193,6 +193,18 @@ def test_tables_and_figures_are_of_what_is_there(matrix):
     assert report.lengths_of(one, some).empty and matrix_ablations.differences(one).empty
 
 
+def test_a_choice_in_each_layer_is_compared_with_a_shared_one_by_hand(matrix):
+    table = matrix_ablations.for_each_layer(matrix, draws=10).set_index(["specimen", "tokens left, %"])
+    rows = matrix.query("specimen == 'footage' and question == 'describe' and share == 0.25")
+    sums = rows.groupby(["method", "seed"])[["count", "words"]].sum()
+    words = 100 * sums["count"] / sums["words"]
+    by_hand = words["tova (answer_counts=False)"] - words["last_query"]
+    found = table.loc["footage", 25]
+    assert found["points"] == pytest.approx(by_hand.mean()) and len(table) == 6
+    assert [found["lowest"], found["highest"]] == pytest.approx([by_hand.min(), by_hand.max()])
+    assert found["seeds above 0"] <= (by_hand > 0).sum() and found["seeds below 0"] <= (by_hand < 0).sum()
+
+
 def test_fidelity_is_a_rank_correlation_by_hand(matrix):
     table = tables.means(matrix)
     found = report.fidelity(table).set_index(["specimen", "left"])["rank correlation"]

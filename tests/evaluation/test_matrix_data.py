@@ -12,6 +12,7 @@ from dycoke_lab.evaluation.matrix import LAYERS, plan_at
 from dycoke_lab.evaluation.matrix_methods import as_markdown, good_and_bad
 from dycoke_lab.evaluation.matrix_report import best_three, finding
 from dycoke_lab.evaluation.matrix_runs import read_matrix, run_matrix
+from dycoke_lab.evaluation.matrix_truth import things_and_background
 from dycoke_lab.methods import METHODS, Merger
 from dycoke_lab.results.rows import read_rows
 
@@ -72,3 +73,24 @@ def test_no_line_changes_nothing_with_a_quarter_of_the_tokens(matrix):
     anew = ("dynamic at", "layer_vote at", "reference_code at")
     for line in tables.unchanged(matrix):
         assert line.startswith("hindsight") or (line.startswith(anew) and ", constructed seed" in line)
+
+
+def test_what_the_page_says_in_words_is_so(matrix):
+    said = " ".join(PAGE.read_text().split())
+    assert "no video at all from L on, most words stay right on two of three specimens" in said
+    rows = matrix.query("specimen == 'footage' and question == 'describe' and method == 'keep_none'")
+    sums = rows.groupby("seed")[["count", "words"]].sum()
+    assert sorted(sums["count"] / sums["words"] > 0.5) == [False, True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LAYERS)
+def test_what_the_page_says_of_things_and_background_is_so(kind):
+    """Without the background most words are lost, and many scenes are another one; with a tenth of it far
+    fewer. On Qwen2.5-VL nearly all stay right."""
+    table = things_and_background(kind).set_index("kept")
+    alone, beside = table.loc["tokens that show a thing"], table.loc["these, and 10 % of the others"]
+    if kind == "footage-qwen2.5-vl":
+        assert alone["words"] > 85 and alone["another scene"] < 5
+    else:
+        assert alone["words"] < 50 < beside["words"] - 10 and alone["another scene"] > 25

@@ -31,9 +31,9 @@ def differences(rows: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
 
 
 def for_each_layer(rows: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
-    """Return what it is worth to choose in each layer, by its own attention, not in layer L - 1 for all: points
-    of words, mean over seeds, their range, and in how many of them the 95 % interval over videos is above 0,
-    or below. Without merging, and chosen once, by the prompt's last token: tokens can return only
+    """Return what it is worth to choose in each layer, by its own attention, not in layer L - 1 for all:
+    points of words, mean over seeds, their range, and in how many of them the 95 % interval over videos is
+    above 0, or below. Without merging, and chosen once, by the prompt's last token: tokens can return only
     where all layers share a choice, since a layer has no attention to tokens that it does not read."""
     rows = rows[(rows["question"] == "describe") & rows["method"].isin([SHARED, EACH])]
     found = []

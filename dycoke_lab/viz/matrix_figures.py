@@ -259,6 +259,7 @@ def lengths(table: pd.DataFrame, title: str) -> Figure:
             colour, style = _look(rows)
             ax.plot(range(len(asked)), lost, style, marker="o", color=colour, label=name, linewidth=2)
         ax.set_xticks(range(len(asked)), [QUESTIONS[q] for q in asked])
+        ax.margins(x=0.15)
         ax.set_title(kind, fontsize=12)
         ax.set(xlabel="the answer", ylabel="points of words lost" if ax is axes[0][0] else "")
     _legend(figure, axes)

@@ -11,7 +11,7 @@ from typing import Any
 TITLED = re.compile(r"(^|[.;:] )(\w+(?:, \w+)*): ")
 
 
-ELSEWHERE = re.compile(r"\[([^\]]*)\]\(\.\./[^)]*\)")
+ELSEWHERE = re.compile(r"\[([^\]]*)\]\((?:\.\.|appendix)/[^)]*\)")
 SECTION = re.compile(r"```{toctree}\n.*?\n/?(\S*)\n```\n", re.DOTALL)
 HEADING = re.compile(r"^#+ (.*)", re.MULTILINE)
 
@@ -32,7 +32,7 @@ def has_pages(app: Any, pattern: str) -> bool:
 
 def prepared(notebook: dict[str, Any], alone: bool) -> dict[str, Any]:
     """Fold each cell's code. Figures are called by the heading they stand under, for who can't see them. In
-    the lab book, which is alone, links to the repository's pages become text."""
+    the lab book, which is alone, links to the repository's pages and to the appendix become text."""
     heading = ""
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":

@@ -6,11 +6,13 @@ import hashlib
 import json
 import re
 import tomllib
+from importlib.metadata import metadata
 
 import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from dycoke_lab.evaluation.evidence import findings, readme_table
 from dycoke_lab.models.loading import SPECIMENS
@@ -37,6 +39,14 @@ def test_the_lock_pyproject_and_environment_agree():
         version = names.get(re.sub(r"[-_.]+", "-", requirement.name).lower())
         assert version and version in requirement.specifier, f"{requirement}: requirements.lock has {version}"
     assert (LOCK["torch"], LOCK["transformers"]) == ("2.13.0", "5.23.0")
+
+
+def test_every_pinned_package_installs_on_the_pythons_that_the_readme_names():
+    assert "Python 3.11 to 3.13" in (ROOT / "README.md").read_text()
+    for name in LOCK:
+        needs = SpecifierSet(metadata(name).get("Requires-Python") or "")
+        for python in ("3.11.2", "3.12.0", "3.13.0"):  # 3.11.2: Debian 12's
+            assert python in needs, f"{name}=={LOCK[name]} needs Python {needs}"
 
 
 def test_the_core_installs_without_jupyter():

@@ -82,6 +82,8 @@ def test_the_lab_book_is_one_page_without_network(study):
     page = (study[0] / "labbook.html").read_text()
     assert all(nbformat.read(path, 4).cells[0].source.splitlines()[0][2:] in page for path in PATHS)
     assert not re.search(LOADS, page) and page.count("data:image/png") >= len(PATHS)
+    places = set(re.findall(r'id="([^"]+)"', page))
+    assert not [link for link in re.findall(r'href="#([^"]+)"', page) if link not in places]  # no dead links
 
 
 @pytest.mark.notebook

@@ -31,17 +31,17 @@ WHY = {
 
 def good_and_bad(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each method of the matrix alone, and for two stages: where it acts; with how few
-    tokens it loses at most `GOOD` points of words ("good with"); the points it loses with 10 %; where it
-    loses more than that, the control of its place that keeps no fewer words; and why it loses, where that is
-    known. "°": the share is missed by more than `NEAR` points. A text names each kind of specimen.
+    tokens it loses at most `GOOD` points of words ("good with"); the points it loses with 10 % (the seed that
+    loses least, and most); where it loses more than `GOOD`, the control of its place that keeps no fewer
+    words; and why it loses, where that is known. "°": the share is missed by more than `NEAR` points. A text
+    names each kind of specimen.
 
     table: of descriptions, as `matrix_tables.means` has it."""
-    full = table[table["method"] == "full"].set_index("specimen")["words"]
-    table = table.assign(lost=table["specimen"].map(full) - table["words"])
     table = table.assign(off=(table["survive"] - 100 * table["share"]).abs() > NEAR)
     table = table[table["share"].isin(SHARES)].drop_duplicates(["method", "specimen", "share"])
     keyed = table.set_index(["method", "specimen", "share"])
-    lost, off, kinds = keyed["lost"].to_dict(), keyed["off"].to_dict(), list(full.index)
+    lost, least, most, off = (keyed[name].to_dict() for name in ("lost", "lost least", "lost most", "off"))
+    kinds = list(table["specimen"].unique())
     places = {name: GROUPS[name] for name in GROUPS if name != "control"} | {TOGETHER: ("",)}
     found = []
     for group, names in places.items():
@@ -50,7 +50,10 @@ def good_and_bad(table: pd.DataFrame) -> pd.DataFrame:
             m for name in names for m in there if not name or m == name or m.startswith(f"{name} (")
         ]:
             beside = [_as_good(lost, off, method, group, kind) for kind in kinds]
-            tenth = [f"{kind} {lost[method, kind, 0.1]:.1f}{'°' * off[method, kind, 0.1]}" for kind in kinds]
+            tenth = [
+                f"{kind} {lost[at]:.1f}{'°' * off[at]} ({least[at]:.1f} to {most[at]:.1f})"
+                for kind in kinds for at in [(method, kind, 0.1)]
+            ]  # fmt: skip
             found.append({
                 "method": plain(name_of(method)), "acts": group,
                 "good with": "; ".join(f"{kind} {_fewest(lost, off, method, kind)}" for kind in kinds),

@@ -156,9 +156,6 @@ def lengths_of(rows: pd.DataFrame, methods: list[str], share: float = 0.25) -> p
         return pd.DataFrame()
     rows = rows[rows["method"].isin(methods) & rows["share"].isin([share, 1.0])]
     table = pd.concat([means(rows, question).assign(question=question) for question in asked])
-    full = table[table["method"] == "full"].set_index(["specimen", "question"])["words"]
-    keys = pd.MultiIndex.from_frame(table[["specimen", "question"]])
-    table["lost"] = full.reindex(keys).to_numpy() - table["words"].to_numpy()
     return _in_order(table[table["method"] != "full"], methods)
 
 

@@ -67,11 +67,16 @@ def name_of(method: str) -> str:
 def means(rows: pd.DataFrame, question: str = "describe") -> pd.DataFrame:
     """Return for each kind of specimen and line the mean over seeds of words right, whole answers right,
     answers changed, and tokens that agree with the full cache's answer, in %, and of what is read, held and
-    given to the prefill, in % of the visual tokens."""
+    given to the prefill, in % of the visual tokens; and of points of words lost against the full cache the
+    mean (lost), and the seeds with the least and the most."""
     tables = []
     for specimen, group in rows[rows["question"] == question].groupby("specimen"):
-        found = summary(group).drop(columns=["question", "seed"]).groupby(LINE, sort=False).mean()
-        tables.append(found.reset_index().assign(specimen=specimen))
+        table = summary(group).drop(columns="question")
+        full = table[table["method"] == "full"].set_index("seed")["words"]
+        table["lost"] = table["seed"].map(full) - table["words"]
+        lines = table.drop(columns="seed").groupby(LINE, sort=False)
+        ends = lines["lost"].agg(**{"lost least": "min", "lost most": "max"})
+        tables.append(lines.mean().join(ends).reset_index().assign(specimen=specimen))
     table = pd.concat(tables, ignore_index=True)
     shares = ["survive", "read", "held", "prefill"]
     table[shares] = 100 * table[shares]

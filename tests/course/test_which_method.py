@@ -205,6 +205,17 @@ def test_a_choice_in_each_layer_is_compared_with_a_shared_one_by_hand(matrix):
     assert found["seeds above 0"] <= (by_hand > 0).sum() and found["seeds below 0"] <= (by_hand < 0).sum()
 
 
+def test_points_lost_are_against_the_full_cache_of_the_same_seed_by_hand(matrix):
+    rows = matrix.query("specimen == 'footage' and question == 'describe' and share in [0.25, 1.0]")
+    sums = rows.groupby(["method", "seed"])[["count", "words"]].sum()
+    words = 100 * sums["count"] / sums["words"]
+    by_hand = words["full"] - words["fastvid"]
+    table = tables.means(matrix).query("specimen == 'footage' and share == 0.25").set_index("method")
+    found = table.loc["fastvid", ["lost", "lost least", "lost most"]].tolist()
+    assert found == pytest.approx([by_hand.mean(), by_hand.min(), by_hand.max()])
+    assert by_hand.min() < by_hand.max()
+
+
 def test_fidelity_is_a_rank_correlation_by_hand(matrix):
     table = tables.means(matrix)
     found = report.fidelity(table).set_index(["specimen", "left"])["rank correlation"]

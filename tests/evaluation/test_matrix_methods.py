@@ -33,21 +33,23 @@ def table():
                 "group": line.group, "share": share, "method": name, "line": line.key, "words": words,
                 "survive": survive,
             })  # fmt: skip
-    return pd.DataFrame(rows).assign(specimen="footage")
+    rows = pd.DataFrame(rows).assign(specimen="footage")
+    lost = 100 - rows["words"]
+    return rows.assign(**{"lost": lost, "lost least": lost - 0.5, "lost most": lost + 0.5})
 
 
 def test_by_hand():
     found = good_and_bad(table()).set_index("method")
     ttm = found.loc["temporal merging (TTM)"]
     assert ttm["good with"] == "footage 50 %"  # 97 at 25 % is 3 points less
-    assert ttm["loses with 10 %"] == "footage 60.0"
+    assert ttm["loses with 10 %"] == "footage 60.0 (59.5 to 60.5)"
     assert ttm["as good"] == "footage fewer frames at 25 %"
     dynamic = found.loc["dynamic (DyCoke)"]  # what it loses at 25 % counts, though it loses less at 10 %
     assert dynamic["good with"] == "footage 50 %" and dynamic["as good"] == ""
     tova = found.loc["TOVA"]
     assert tova["good with"] == "footage none" and tova["as good"] == "footage uniform at 50, 25, 10 %"
     evs = found.loc["EVS"]  # which leaves more than it should: no control stands beside it
-    assert evs["loses with 10 %"] == "footage 99.0°" and evs["as good"] == ""
+    assert evs["loses with 10 %"] == "footage 99.0° (98.5 to 99.5)" and evs["as good"] == ""
     assert found.loc["one-shot, FastV", "as good"] == ""  # no control costs as much
     assert {"TOVA (answer_counts False)", "DyCoke (TTM + dynamic)"} <= set(found.index)
     assert not {"uniform", "hindsight (knows the future)"} & set(found.index)

@@ -64,13 +64,14 @@ def add_matrix(commands: Any) -> None:
     add(
         matrix, "question", None, "one of describe, actor, compare (default: all; repeat it)", action="append"
     )
+    add(matrix, "share", None, "lines at this share alone: .5, .25 or .1; give --out", type=float)
     add(matrix, "threads", None, THREADS, type=at_least(1))
     add(matrix, "out", None, "folder (default: matrix/NAME/seed-SEED in the results)", type=Path)
     matrix.set_defaults(do=_matrix, saved="Finished lines are saved; the same command continues.")
 
 
 def _matrix(options: argparse.Namespace) -> None:
-    from dycoke_lab.evaluation.matrix import LAYERS, plan
+    from dycoke_lab.evaluation.matrix import LAYERS, SHARES, plan, plan_at
     from dycoke_lab.evaluation.matrix_runs import QUESTIONS, run_matrix
     from dycoke_lab.results import RESULTS, RowStore
     from dycoke_lab.specimen.specimens import specimen_named
@@ -78,8 +79,14 @@ def _matrix(options: argparse.Namespace) -> None:
     name = specimen_named(options.name).name
     out = options.out or RESULTS / "matrix" / name / f"seed-{options.seed}"
     asked = options.question or QUESTIONS
-    rows = run_matrix(name, options.seed, LAYERS[name], plan(), options.videos, out, asked)
-    if set(asked) == set(QUESTIONS):
+    if options.share is not None and (options.share not in SHARES or options.out is None):
+        raise ValueError(
+            f"--share {options.share} must be one of {', '.join(map(str, SHARES))}, and needs --out: these "
+            "rows are a part of the matrix, so they do not lie in its folder"
+        )
+    lines = plan() if options.share is None else plan_at(options.share)
+    rows = run_matrix(name, options.seed, LAYERS[name], lines, options.videos, out, asked)
+    if options.share is not None or set(asked) == set(QUESTIONS):
         with RowStore(out, videos=options.videos, from_layer=LAYERS[name]) as store:
             store.pack()
     print(f"{rows['line'].nunique()} lines x {options.videos} videos in {out}")

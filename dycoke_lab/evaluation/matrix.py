@@ -14,6 +14,7 @@ from math import sqrt
 from typing import Any
 
 from dycoke_lab.methods import METHODS, Compression, Merger, Selector
+from dycoke_lab.runtime.vision_attention import VisionAttention
 
 SHARES = (0.5, 0.25, 0.1)
 AS_MANY_READ = 0.7  # before the LLM: as many keys and values are read as with 10 % from layer 8 of 12 on
@@ -148,6 +149,17 @@ def made(part: Part, from_layer: int, value: float | None = None) -> Any:
     if value is not None:
         fields[part.knob[0]] = value
     return kind(**fields)
+
+
+def refused(model: Any, line: Line, from_layer: int) -> str | None:
+    """Return why a model cannot run a line (its vision tower does not give what a merger needs), or None."""
+    for part in line.parts:
+        if issubclass(METHODS[part.method], Merger):
+            try:
+                VisionAttention(model, made(part, from_layer, sum(part.knob[1:]) / 2))
+            except ValueError as error:
+                return str(error)
+    return None
 
 
 def solve(

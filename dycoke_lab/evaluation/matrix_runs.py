@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicCache
 
 from dycoke_lab.attention.capture import capture_attention
 from dycoke_lab.evaluation.grids import BATCH, answer_task, batches_of, ended
-from dycoke_lab.evaluation.matrix import FULL, Line, Part, made, solve
+from dycoke_lab.evaluation.matrix import FULL, Line, Part, made, refused, solve
 from dycoke_lab.methods import Compression
 from dycoke_lab.models import decoder_of
 from dycoke_lab.models.loading import load_model
@@ -155,8 +155,14 @@ def run_matrix(
     specimen: str, seed: int, from_layer: int, lines: Sequence[Line], videos: int, out: Path,
     questions: Sequence[str] = QUESTIONS, progress: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
-    """Run the lines that the folder `out` lacks, and the full cache, on so many videos; return all rows."""
+    """Run the lines that the folder `out` lacks, and the full cache, on so many videos; return all rows.
+    Lines that the specimen cannot run are left out, and told."""
     with RowStore(out, videos=videos, from_layer=from_layer) as store:
+        model, _ = load_model(specimen, seed)
+        why = {line.key: refused(model, line, from_layer) for line in lines}
+        lines = [line for line in lines if why[line.key] is None]
+        for reason in sorted(set(filter(None, why.values()))):
+            print(f"left out: {reason}")
         rows = store.rows()
         solved = {row["line"]: row["fields"] for row in rows if "fields" in row}
         done = {(row["line"], row["question"], row["scenes"], row["first"]) for row in rows if "right" in row}
@@ -168,7 +174,6 @@ def run_matrix(
         count = sum(len(group) for _, group in todo)
         if count:
             store.begin(lines=len(lines) + 1, batches=count)
-            model, _ = load_model(specimen, seed)
             _solve_missing(model, specimen, from_layer, lines, solved, store, progress)
             _run_missing(model, specimen, seed, from_layer, todo, solved, store, progress)
     return read_matrix(out)

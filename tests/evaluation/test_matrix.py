@@ -12,7 +12,18 @@ from helpers.tiny_specimens import tiny
 
 from dycoke_lab.evaluation import matrix_runs
 from dycoke_lab.evaluation.grids import answer_task, ended
-from dycoke_lab.evaluation.matrix import FULL, SHARES, Line, Part, ablations, made, plan, plan_at, solve
+from dycoke_lab.evaluation.matrix import (
+    FULL,
+    SHARES,
+    Line,
+    Part,
+    ablations,
+    made,
+    plan,
+    plan_at,
+    refused,
+    solve,
+)
 from dycoke_lab.evaluation.matrix_runs import Batch, Solver, read_matrix, run_matrix, validation
 from dycoke_lab.evaluation.matrix_tables import against, by_position, summary, unchanged
 from dycoke_lab.methods import METHODS, TTM, Compression, Dynamic, FastV, LastQuery, Merger
@@ -142,6 +153,21 @@ LINES = [
     Line("control", (Part("hindsight", 0.1),), 0.1),
     Line("two stages", (Part("ttm", 0.5), Part("dynamic", 0.5)), 0.25),
 ]
+
+
+def test_lines_that_a_specimen_cannot_run_are_left_out_and_told(small, tmp_path, monkeypatch, capsys):
+    """Qwen2.5-VL's tower works in windows: what it attends to is not known."""
+    monkeypatch.setattr(matrix_runs, "load_model", lambda name, _: (small[name], None))
+    lines = [
+        Line("before the LLM", (Part("visionzip", 0.5),), 0.5),
+        Line("two stages", (Part("fastvid", 0.5), Part("dynamic", 0.5)), 0.25),
+        Line("before the LLM", (Part("divprune", 0.5),), 0.5),
+    ]
+    found = run_matrix("footage-qwen2.5-vl", 0, 2, lines, 4, tmp_path / "qwen", ("compare",), progress=False)
+    assert set(found["method"]) == {"full", "divprune"}
+    said = capsys.readouterr().out
+    assert "left out: VisionZip needs vision_attention" in said and "left out: FastVID needs" in said
+    assert {refused(small["constructed"], line, 2) for line in (*lines, *plan())} == {None}
 
 
 def test_a_run_continues_where_it_stopped(small, tmp_path, monkeypatch):

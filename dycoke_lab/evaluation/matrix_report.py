@@ -247,9 +247,10 @@ def best_three(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def finding(rows: pd.DataFrame, share: float = 0.25) -> str:
+def finding(rows: pd.DataFrame, second: pd.DataFrame, share: float = 0.25) -> str:
     """Return the README's sentence: words right of DyCoke and of random tokens on the KV cache, mean over
-    seeds (lowest-highest)."""
+    seeds (lowest-highest). second: rows of a second family."""
+    rows = pd.concat([rows, second])
     rows = rows[(rows["question"] == "describe") & (rows["share"] == share)]
     sums = rows.groupby(["specimen", "method", "seed"])[["count", "words"]].sum()
     words = 100 * sums["count"] / sums["words"]
@@ -260,12 +261,14 @@ def finding(rows: pd.DataFrame, share: float = 0.25) -> str:
 
     on_footage = rows[(rows["specimen"] == "footage") & (rows["method"] == DYCOKE)]
     prefill = 100 * on_footage["prefill"].mean()
-    ours, others = (f"{words['constructed', method].mean():.1f}" for method in (DYCOKE, "random"))
+    constructed, qwen = (
+        " and ".join(f"{words[kind, method].mean():.1f}" for method in ("random", DYCOKE))
+        for kind in ("constructed", "footage-qwen2.5-vl")
+    )
     return (
         f"With {100 * share:.0f} % of the tokens on footage, L={LAYERS['footage']}, random ones on the KV "
         f"cache keep {said('footage', 'random')} % of words, DyCoke {said('footage', DYCOKE)}, with "
-        f"{prefill:.0f} % of the prefill; "
-        f"on constructed {others} and {ours}."
+        f"{prefill:.0f} % of the prefill; on constructed {constructed}, on Qwen2.5-VL {qwen}."
     )
 
 

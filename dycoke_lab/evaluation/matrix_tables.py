@@ -25,7 +25,7 @@ NEAR = 3.0  # points by which a line may miss its share of survivors
 AHEAD, BEHIND, ALIKE, TOO_FEW = "ahead", "behind", "not told apart", "too few seeds"
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def load_matrix(folder: Path = MATRIX) -> pd.DataFrame:
     """Return the rows of every kind of specimen and seed that a folder holds, with columns `specimen`,
     `seed` and `count`, how many words are right. Raises FileNotFoundError, with the command that makes rows,

@@ -9,6 +9,7 @@ import pytest
 
 from dycoke_lab.evaluation import matrix_tables as tables
 from dycoke_lab.evaluation.matrix import LAYERS, plan_at
+from dycoke_lab.evaluation.matrix_family import SECOND, beside, said
 from dycoke_lab.evaluation.matrix_methods import as_markdown, good_and_bad
 from dycoke_lab.evaluation.matrix_report import best_three, finding
 from dycoke_lab.evaluation.matrix_runs import read_matrix, run_matrix
@@ -63,8 +64,15 @@ def test_the_page_has_what_the_rows_say(matrix):
     assert as_markdown(good_and_bad(table)) in page and as_markdown(best_three(table)) in page
 
 
+def test_the_page_has_what_the_rows_of_a_second_family_say(matrix):
+    text = said(beside(matrix, tables.load_matrix(SECOND)))
+    assert text in " ".join(PAGE.read_text().split())
+
+
 def test_the_readme_has_what_the_rows_say(matrix):
-    assert finding(matrix) in " ".join((PAGE.parents[1] / "README.md").read_text().split())
+    assert finding(matrix, tables.load_matrix(SECOND)) in " ".join(
+        (PAGE.parents[1] / "README.md").read_text().split()
+    )
 
 
 def test_no_line_changes_nothing_with_a_quarter_of_the_tokens(matrix):
@@ -76,8 +84,8 @@ def test_no_line_changes_nothing_with_a_quarter_of_the_tokens(matrix):
 
 
 def test_what_the_page_says_in_words_is_so(matrix):
-    said = " ".join(PAGE.read_text().split())
-    assert "no video at all from L on, most words stay right on two of three specimens" in said
+    page = " ".join(PAGE.read_text().split())
+    assert "no video at all from L on, most words stay right on two of three specimens" in page
     rows = matrix.query("specimen == 'footage' and question == 'describe' and method == 'keep_none'")
     sums = rows.groupby("seed")[["count", "words"]].sum()
     assert sorted(sums["count"] / sums["words"] > 0.5) == [False, True, True]

@@ -188,14 +188,15 @@ def findings(name: str = "footage") -> dict[str, str]:
     known = words["full", 0.0, 0, 0.0] - 100 * again["mean"].mean()
     return {
         "moment": f"At L = {layer} a choice at every step loses {lost('dynamic')} points, the prompt's "
-        f"choice {lost('last_query')}, a stride {lost('uniform')}. One choice that knows the whole answer's "
+        f"choice {lost('last_query')}, uniform {lost('uniform')}. One choice that knows the whole answer's "
         f"attention in the layers from L on loses {lost('hindsight')}, in layer L - 1 alone {known:.1f} (128 "
         "videos).",
         "layer": f"At the paper's L = {PAPER_LAYER} a choice at every step loses "
-        f"{lost('dynamic', at=PAPER_LAYER)} points and a stride {lost('uniform', at=PAPER_LAYER)}: the "
+        f"{lost('dynamic', at=PAPER_LAYER)} points and uniform {lost('uniform', at=PAPER_LAYER)}: the "
         "attention that chooses is not yet on what the word names.",
-        "merging": f"Merging alone loses {lost('full', 0.5)} points at K = 0.5 and {lost('full', 0.7)} at "
-        f"K = 0.7; both stages together (K = P = 0.7, L = {layer}) {lost('dynamic', 0.7, prune=0.7)}.",
+        "merging": f"Merging alone loses {lost('full', 0.5)} points at merge ratio K = 0.5 and "
+        f"{lost('full', 0.7)} at K = 0.7; both stages together (K = P = 0.7, L = {layer}) "
+        f"{lost('dynamic', 0.7, prune=0.7)}.",
         "again": _again(layer, name),
     }
 

@@ -15,11 +15,8 @@ GOOD = 2.0  # points of words lost, at most
 BESIDE = ("before the LLM", "on the KV cache")  # places for which there are controls of the same cost
 WHY = {
     "ttm": "The first frame of a window stays whole: windows of 4 leave a quarter or more.",
-    "visionzip": "It numbers positions anew, and the models were not trained for that.",
-    "prumerge": "It numbers positions anew, and the models were not trained for that.",
-    "prunevid": "What stays alike is averaged whatever the knob says; tau = 1 averages nothing.",
-    "holitom": "What stays alike is averaged whatever the knob says; tau = 1 averages nothing.",
-    "sttm": "By its own thresholds much is alike whatever the knob says.",
+    "visionzip": "In part: it numbers positions anew, for which the models were not trained.",
+    "prumerge": "In part: it numbers positions anew, for which the models were not trained.",
     "fastv": "Chosen once, by the prompt's last token.",
     "last_query": "Chosen once, by the prompt's last token.",
     "first_step": "Chosen once, by the answer's first step.",

@@ -16,6 +16,7 @@ from dycoke_lab.evaluation.matrix_tables import (
     by_position,
     means,
     name_of,
+    verdicts,
 )
 
 GOALS = {
@@ -173,7 +174,9 @@ def sentences(table: pd.DataFrame, found: pd.DataFrame, share: float = 0.25) -> 
     firsts = []
     for kind, some in few.groupby("specimen", sort=False):
         best, ours = some.loc[some["words"].idxmax()], some[some["method"] == DYCOKE]["words"]
-        firsts.append(f"{plain(best['name'])} ({kind}: {best['words']:.1f} %, DyCoke {fmean(ours):.1f} %)")
+        firsts.append(
+            f"{plain(best['name'])} ({kind}: {best['words']:.1f} %, TTM + dynamic {fmean(ours):.1f} %)"
+        )
     cheapest = []
     for kind, some in usable(table).groupby("specimen", sort=False):
         half = some[some["read"] <= 50]
@@ -187,8 +190,8 @@ def sentences(table: pd.DataFrame, found: pd.DataFrame, share: float = 0.25) -> 
     else:
         last = "; ".join(
             f"on {row['specimen']} {row[AHEAD]} lines are ahead of DyCoke, {row[BEHIND]} behind, "
-            f"{row[ALIKE]} not told apart (controls ahead: {row['controls ' + AHEAD]}; not told apart: "
-            f"{row['controls ' + ALIKE]})"
+            f"{row[ALIKE]} not told apart (controls, without hindsight, ahead: "
+            f"{row['controls ' + AHEAD]}; not told apart: {row['controls ' + ALIKE]})"
             for row in number.to_dict("records")
         )
     return (
@@ -250,6 +253,7 @@ def best_three(table: pd.DataFrame) -> pd.DataFrame:
 def finding(rows: pd.DataFrame, second: pd.DataFrame, share: float = 0.25) -> str:
     """Return the README's sentence: words right of DyCoke and of random tokens on the KV cache, mean over
     seeds (lowest-highest). second: rows of a second family."""
+    controls = counts(verdicts(rows[(rows["specimen"] == "footage") & (rows["share"] == share)]))
     rows = pd.concat([rows, second])
     rows = rows[(rows["question"] == "describe") & (rows["share"] == share)]
     sums = rows.groupby(["specimen", "method", "seed"])[["count", "words"]].sum()
@@ -262,13 +266,14 @@ def finding(rows: pd.DataFrame, second: pd.DataFrame, share: float = 0.25) -> st
     on_footage = rows[(rows["specimen"] == "footage") & (rows["method"] == DYCOKE)]
     prefill = 100 * on_footage["prefill"].mean()
     constructed, qwen = (
-        " and ".join(f"{words[kind, method].mean():.1f}" for method in ("random", DYCOKE))
+        ", ".join(f"{words[kind, method].mean():.1f}" for method in ("random", DYCOKE))
         for kind in ("constructed", "footage-qwen2.5-vl")
     )
     return (
         f"With {100 * share:.0f} % of the tokens on footage, L={LAYERS['footage']}, random ones on the KV "
         f"cache keep {said('footage', 'random')} % of words, DyCoke {said('footage', DYCOKE)}, with "
-        f"{prefill:.0f} % of the prefill; on constructed {constructed}, on Qwen2.5-VL {qwen}."
+        f"{prefill:.0f} % of the prefill; {controls[f'controls {ALIKE}'][0]}: not told apart. "
+        f"Random and DyCoke on constructed: {constructed}; on Qwen2.5-VL: {qwen}."
     )
 
 

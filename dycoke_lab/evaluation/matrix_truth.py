@@ -46,7 +46,9 @@ def things_and_background(specimen: str, seed: int = 0, videos: int = 32) -> pd.
         kept[f"these, and {100 * share:.0f} % of the others"] = shows | (drawn < share)
     gone = shows & (torch.rand(shows.shape, generator=random) < SWAPPED)
     in_place = drawn < gone.float().mean() / (~shows).float().mean()
-    kept[f"of these {100 - 100 * SWAPPED:.0f} %, and as many others"] = (shows & ~gone) | (in_place & ~shows)
+    kept[f"{100 - 100 * SWAPPED:.0f} % of these, and others for the rest"] = (shows & ~gone) | (
+        in_place & ~shows
+    )
     as_many = shows | (drawn < BACKGROUND[0])
     kept[f"random, as many as with {100 * BACKGROUND[0]:.0f} % of the others"] = (
         drawn < as_many.float().mean()

@@ -42,7 +42,8 @@ def for_each_layer(rows: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
             points, above, below = seeds["points"], (seeds["low"] > 0).sum(), (seeds["high"] < 0).sum()
             about = {"specimen": kind, "tokens left, %": round(100 * share), "points": points.mean()}
             about |= {"lowest": points.min(), "highest": points.max()}
-            found.append(about | {"seeds above 0": above, "seeds below 0": below})
+            about |= {"seeds above 0": above, "seeds below 0": below}
+            found.append(about | {"a difference": "yes" if len(seeds) in (above, below) else "not told"})
     return pd.DataFrame(found)
 
 

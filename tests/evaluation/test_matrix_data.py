@@ -89,6 +89,11 @@ def test_what_the_page_says_in_words_is_so(matrix):
     rows = matrix.query("specimen == 'footage' and question == 'describe' and method == 'keep_none'")
     sums = rows.groupby("seed")[["count", "words"]].sum()
     assert sorted(sums["count"] / sums["words"] > 0.5) == [False, True, True]
+    assert "FastVID, HoliTom (tau 1.0) and VisionZip (positions original) write the same answers" in page
+    rows = matrix.query("specimen == 'constructed' and question == 'describe' and share == 0.1")
+    right = rows.pivot_table(index=["seed", "video"], columns="method", values="right", aggfunc="first")
+    three = right[["fastvid", "holitom (tau=1.0)", "visionzip (positions=original)"]]
+    assert (three.nunique(axis=1) == 1).all() and right.nunique(axis=1).mean() > 5
 
 
 @pytest.mark.slow

@@ -50,8 +50,8 @@ def installed(wheel, tmp_path_factory):
     where = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", folder=folder)
     site = Path(where.strip())
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")  # a .pth there is not followed
-    absent = "".join(f"sys.modules[{name!r}] = None\n" for name in JUPYTER)
-    (site / "sitecustomize.py").write_text("import sys\n" + absent)
+    absent = f"import sys; sys.modules.update(dict.fromkeys({JUPYTER}))\n"
+    (site / "absent.pth").write_text(absent)  # Debian's Python has a sitecustomize of its own
     return folder
 
 

@@ -185,6 +185,7 @@ def findings(name: str = "footage") -> dict[str, str]:
 
     again = hindsights(layer, name)
     again = again[(again["prune_ratio"] == 0.9) & (again["future_of"] == "scoring")]
+    alone = ", ".join(map(str, own_layers(name).values()))
     known = words["full", 0.0, 0, 0.0] - 100 * again["mean"].mean()
     return {
         "moment": f"At L = {layer} a choice at every step loses {lost('dynamic')} points, the prompt's "
@@ -193,7 +194,8 @@ def findings(name: str = "footage") -> dict[str, str]:
         "videos).",
         "layer": f"At the paper's L = {PAPER_LAYER} a choice at every step loses "
         f"{lost('dynamic', at=PAPER_LAYER)} points and uniform {lost('uniform', at=PAPER_LAYER)}: the "
-        "attention that chooses is not yet on what the word names.",
+        "attention that chooses is not yet on what the word names. `dycoke-lab diagnose` names "
+        f"L = {layer} (alone: {alone}) on other videos, without labels.",
         "merging": f"Merging alone loses {lost('full', 0.5)} points at merge ratio K = 0.5 and "
         f"{lost('full', 0.7)} at K = 0.7; both stages together (K = P = 0.7, L = {layer}) "
         f"{lost('dynamic', 0.7, prune=0.7)}.",

@@ -155,8 +155,9 @@ def refused(model: Any, line: Line, from_layer: int) -> str | None:
     """Return why a model cannot run a line (its vision tower does not give what a merger needs), or None."""
     for part in line.parts:
         if issubclass(METHODS[part.method], Merger):
+            method = made(part, from_layer, sum(part.knob[1:]) / 2)
             try:
-                VisionAttention(model, made(part, from_layer, sum(part.knob[1:]) / 2))
+                VisionAttention(model, method)
             except ValueError as error:
                 return str(error)
     return None

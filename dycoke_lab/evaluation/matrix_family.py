@@ -60,14 +60,13 @@ def _but(places: list[str]) -> str:
 
 def said(table: pd.DataFrame) -> str:
     """Return in words what `order_holds` has, and words right of some lines. table: as `beside` has it."""
-    holds = order_holds(table).set_index("place").drop("all")
-    lost = holds.index[holds["carries over"] == "no"]
+    holds = order_holds(table).set_index("place")
+    lost = [place for place in holds.index if place != "all" and holds.loc[place, "carries over"] == "no"]
     words = table.set_index("method").loc[list(NAMED)]
     some = "; ".join(f"{row['name']} {row['second']:.1f} ({row['first']:.1f})" for _, row in words.iterrows())
     order = ", ".join(f"{r.Index} {r[2]:.2f} ({r[1]} lines)" for r in holds.itertuples())
-    overall = order_holds(table)["rank correlation"][0]
     return (
-        f"Rank correlation of words right on Qwen2.5-VL with those on footage: {overall:.2f}; {order}. By "
-        f"the protocol's bar of {HOLDS} the order carries over {_but(list(lost))}. Words right there, in % "
+        f"Rank correlation of words right on Qwen2.5-VL with those on footage: {order}. By "
+        f"the protocol's bar of {HOLDS} the order carries over {_but(lost)}. Words right there, in % "
         f"(on footage): {some}."
     )

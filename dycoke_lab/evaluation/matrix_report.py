@@ -272,7 +272,7 @@ def finding(rows: pd.DataFrame, second: pd.DataFrame, share: float = 0.25) -> st
     return (
         f"With {100 * share:.0f} % of the tokens on footage, L={LAYERS['footage']}, random ones on the KV "
         f"cache keep {said('footage', 'random')} % of words, DyCoke {said('footage', DYCOKE)}, with "
-        f"{prefill:.0f} % of the prefill; {controls[f'controls {ALIKE}'][0]}: not told apart. "
+        f"{prefill:.0f} % of the prefill; not told apart from DyCoke: {controls[f'controls {ALIKE}'][0]}. "
         f"Random and DyCoke on constructed: {constructed}; on Qwen2.5-VL: {qwen}."
     )
 

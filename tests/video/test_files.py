@@ -237,7 +237,7 @@ def test_a_cut_end_shows_what_is_there(tmp_path):
     with pytest.warns(UserWarning, match=r"a\.mp4.*should have 200 frames, and 8\d are there"):
         video = read_video(cut)
     found = numbers(video)  # of the last frames one may be lost, where the next one is still whole
-    assert found[:80] == list(range(80)) and found == sorted(set(found)) and found[-1] < 90
+    assert found[:80] == list(range(80)) and found == sorted(set(found)) and len(found) <= 88
     assert found == [round(time * 25) for time in video.times]
 
 
